@@ -1,1 +1,106 @@
-//! skeleton
+//! Write plugins for ovhost: data filters, packers, prompts and metrics, each a sandboxed WebAssembly component.
+//!
+//! ```text
+//!  host ── columns ──► export macro ──► runner ── Row ──► your type (Filter, Packer, Prompt or Metric)
+//!       ◄─ columns ──                         ◄─ Verdict, Packing, Rendered, scores
+//! ```
+//!
+//! A plugin is an ordinary Rust type. It says who it is ([`Plugin`]), does its work row by row (one of [`Filter`],
+//! [`Packer`], [`Prompt`], [`Metric`]), and is exported by one macro. Offsets, masks and the component's ABI stay in
+//! this crate. The export macro does nothing natively, so the same crate is tested with plain `cargo test` through
+//! [`testing`].
+//!
+//! ```
+//! use ovhost_sdk::prelude::*;
+//!
+//! /// Drops rows whose text is short.
+//! struct MinWords {
+//!     config: Config,
+//! }
+//!
+//! #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+//! #[serde(default)]
+//! struct Config {
+//!     /// Fewest words that are kept.
+//!     min_words: usize,
+//! }
+//!
+//! impl Default for Config {
+//!     fn default() -> Self {
+//!         Self { min_words: 3 }
+//!     }
+//! }
+//!
+//! impl Plugin for MinWords {
+//!     type Config = Config;
+//!     const NAME: &'static str = "min_words";
+//!     const SUMMARY: &'static str = "Keeps rows with enough words.";
+//!     const READS: &'static [Need] = &[Need::utf8("text")];
+//!
+//!     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
+//!         let mut findings = Findings::new();
+//!         findings.require(config.min_words > 0, "/min_words", || "must be at least 1 (0 keeps everything)".into());
+//!         findings.finish()?;
+//!         Ok(Self { config })
+//!     }
+//! }
+//!
+//! impl Filter for MinWords {
+//!     fn row(&mut self, _ctx: &mut RowCtx, row: &Row) -> Verdict {
+//!         let words = row.str("text").unwrap_or_default().split_whitespace().count();
+//!         if words < self.config.min_words { Verdict::drop("too few words") } else { Verdict::Keep }
+//!     }
+//! }
+//!
+//! ovhost_sdk::export_filter!(MinWords);
+//!
+//! let mut plugin = ovhost_sdk::testing::filter::<MinWords>(json!({ "min_words": 2 })).unwrap();
+//! let outcome = plugin.run(json!([{ "text": "a red square" }, { "text": "red" }]));
+//! assert_eq!(outcome.kept(), [true, false]);
+//! assert_eq!(outcome.reasons(), [None, Some("too few words")]);
+//! ```
+//!
+//! Rules that the sandbox sets: a plugin has no clock, no files, no network and no randomness but [`RowCtx::rng`].
+//! Results must depend on the row alone, never on how rows were cut into batches, so keep no state between the rows of
+//! a filter or prompt, and never let the order of a `HashMap` reach the output.
+
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, unsafe_op_in_unsafe_fn, reason = "generated; the WIT has the documentation")]
+#[rustfmt::skip]
+pub mod bindings;
+pub mod columns;
+pub mod config;
+pub mod ctx;
+mod export;
+pub mod filter;
+pub mod log;
+pub mod metric;
+pub mod packer;
+pub mod plugin;
+pub mod prompt;
+pub mod rows;
+pub mod testing;
+
+#[doc(hidden)]
+pub use export::private as __private;
+
+pub use columns::{ColumnType, Need, Value, Write};
+pub use config::{Assets, ConfigError, Findings};
+pub use ctx::{Rng, RowCtx};
+pub use filter::{Filter, Verdict};
+pub use metric::{Judge, Metric, MetricInfo, MetricValue};
+pub use packer::{Item, Limits, Packer, Packing};
+pub use plugin::{ErrorKind, Plugin, PluginError};
+pub use prompt::{Message, Mode, Part, Piece, Prompt, Rendered, Segment};
+pub use rows::Row;
+
+/// What most plugins use, with the three derives that a configuration needs and `json!` for tests.
+pub mod prelude {
+    pub use crate::{
+        Assets, ConfigError, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue, Mode,
+        Need, Packer, Packing, Part, Piece, Plugin, PluginError, Prompt, Rendered, Row, RowCtx, Segment, Verdict,
+        Write, log,
+    };
+    pub use schemars::JsonSchema;
+    pub use serde::{Deserialize, Serialize};
+    pub use serde_json::{Value as Json, json};
+}

@@ -1,1 +1,30 @@
-//! skeleton
+//! LLaVA-OneVision-1.5 on libtorch: configuration, weights in and out, the packed forward pass, the loss, cached decoding,
+//! and a check against exact expected values.
+//!
+//! ```text
+//!  folder (config.json, *.safetensors) ─► ModelConfig ─► LlavaOnevision ─► hidden ─► logits | loss_sum
+//!                                                            ▲                └ prefill / decode with KvCache
+//!            PackedInput: ids, positions, cu_seqlens, pixel rows, grids ──────┘
+//! ```
+//! One folder per model family (`llava_onevision1_5/`: config, vision, merger, language, model, weights); what families
+//! share (layers, builder, safetensors, cache) lies beside it. Tensors of a batch are concatenated samples: nothing is padded.
+
+mod builder;
+mod cache;
+mod checkpoint;
+mod error;
+mod input;
+mod layers;
+pub mod llava_onevision1_5;
+mod save;
+pub mod verify;
+
+pub use builder::{Module, Param};
+pub use cache::KvCache;
+pub use checkpoint::Checkpoint;
+pub use error::ModelError;
+pub use input::{PackedInput, Targets};
+pub use llava_onevision1_5::{
+    LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, save_folder,
+};
+pub use verify::{VerifyReport, verify};

@@ -1,0 +1,10 @@
+//! One module per subcommand: its arguments and what it calls.
+
+pub mod data;
+pub mod eval;
+pub mod infer;
+pub mod model;
+pub mod plugin;
+pub mod recipe;
+pub mod tokenizer;
+pub mod train;

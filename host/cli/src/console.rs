@@ -1,0 +1,54 @@
+//! What a terminal user meets everywhere: log lines, the interrupt flag, exit codes.
+
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code of a run that a signal ended after saving its state (128 + SIGINT, as shells count).
+pub const INTERRUPTED: u8 = 130;
+
+/// Sends log lines to stderr; `RUST_LOG` wins over the flags.
+pub fn init_logging(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "warn",
+        (_, 0) => "info",
+        (_, 1) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},wasmtime=warn,cranelift=warn,regalloc2=warn")));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the process at once.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if shared.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("stopping after this step; once more ends the program without saving");
+    })
+    .context("installing the signal handler")?;
+    Ok(flag)
+}
+
+/// The exit code of a run that was asked to stop.
+pub fn interrupted() -> ExitCode {
+    ExitCode::from(INTERRUPTED)
+}

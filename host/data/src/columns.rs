@@ -1,0 +1,233 @@
+//! Records as the named columns that plugins read: rows in, a batch with only the wanted columns out.
+//!
+//! A column is made when somebody asks for it. Columns that an earlier filter added travel with their row as one-row
+//! columns and are put end to end again here.
+
+use ovhost_plugin::{Batch, Column, ColumnData, Ragged};
+use serde_json::{Map, Value};
+
+use crate::record::Record;
+
+/// Columns that the host offers for every record.
+pub const STANDARD: [&str; 12] = [
+    "id",
+    "key",
+    "record",
+    "text",
+    "num-images",
+    "width",
+    "height",
+    "widths",
+    "heights",
+    "image-bytes",
+    "source",
+    "index",
+];
+
+/// One row: its place in the stream, the record, and what filters added (one-row columns).
+pub struct RowView<'a> {
+    /// Ordinal in the stream.
+    pub ordinal: u64,
+    /// The sample.
+    pub record: &'a Record,
+    /// Columns of one row each.
+    pub added: &'a [Column],
+}
+
+/// The columns `wanted` of `rows`. A name that is neither standard nor added by a filter is left out.
+pub fn build<'a>(rows: &[RowView<'a>], wanted: &[String]) -> Batch {
+    let columns = wanted.iter().filter_map(|name| standard(rows, name).or_else(|| join(rows, name))).collect();
+    Batch { rows: rows.len() as u32, columns }
+}
+
+fn standard(rows: &[RowView<'_>], name: &str) -> Option<Column> {
+    let media = |f: fn(&crate::record::Media) -> u32| {
+        rows.iter().map(|r| r.record.media.iter().map(f).collect::<Vec<u32>>()).collect::<Vec<_>>()
+    };
+    let first = |lists: Vec<Vec<u32>>| {
+        let valid = lists.iter().any(Vec::is_empty).then(|| lists.iter().map(|l| u8::from(!l.is_empty())).collect());
+        let data = ColumnData::U32s(lists.iter().map(|l| l.first().copied().unwrap_or(0)).collect());
+        Column { name: name.to_string(), data, valid }
+    };
+    let text = |values: Vec<String>| Column::utf8(name, values);
+    let column = match name {
+        "id" => Column::new(name, ColumnData::S64s(rows.iter().map(|r| r.ordinal as i64).collect())),
+        "index" => Column::new(name, ColumnData::S64s(rows.iter().map(|r| r.record.index as i64).collect())),
+        "key" => Column::utf8(name, rows.iter().map(|r| r.record.key.as_str())),
+        "source" => Column::utf8(name, rows.iter().map(|r| r.record.shard.as_str())),
+        "record" => text(rows.iter().map(|r| record_json(r.record)).collect()),
+        "text" => text(rows.iter().map(|r| answers(&r.record.fields).join("\n")).collect()),
+        "num-images" => Column::new(name, ColumnData::U32s(rows.iter().map(|r| r.record.media.len() as u32).collect())),
+        "width" => first(media(|m| m.width)),
+        "height" => first(media(|m| m.height)),
+        "widths" => Column::new(name, ColumnData::U32Lists(Ragged::from_rows(media(|m| m.width)))),
+        "heights" => Column::new(name, ColumnData::U32Lists(Ragged::from_rows(media(|m| m.height)))),
+        "image-bytes" => {
+            let sum = |r: &RowView<'_>| r.record.media.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
+            let sums = rows.iter().map(|r| u32::try_from(sum(r)).unwrap_or(u32::MAX));
+            Column::new(name, ColumnData::U32s(sums.collect()))
+        }
+        _ => return None,
+    };
+    Some(column)
+}
+
+/// Rows' own one-row columns of that name, put end to end. A row without one, or with another type, has no value.
+fn join(rows: &[RowView<'_>], name: &str) -> Option<Column> {
+    let cells: Vec<Option<&Column>> = rows.iter().map(|r| r.added.iter().rev().find(|c| c.name == name)).collect();
+    let model = cells.iter().flatten().next()?;
+    let same = |c: &Column| c.data.type_name() == model.data.type_name();
+    let valid: Vec<u8> = cells.iter().map(|c| u8::from(c.is_some_and(|c| same(c) && c.is_valid(0)))).collect();
+    macro_rules! flat {
+        ($case:ident) => {
+            ColumnData::$case(
+                cells
+                    .iter()
+                    .map(|c| match c.map(|c| &c.data) {
+                        Some(ColumnData::$case(v)) => v.first().copied().unwrap_or_default(),
+                        _ => Default::default(),
+                    })
+                    .collect(),
+            )
+        };
+    }
+    macro_rules! ragged {
+        ($case:ident) => {
+            ColumnData::$case(Ragged::from_rows(cells.iter().map(|c| match c.map(|c| &c.data) {
+                Some(ColumnData::$case(v)) if v.len() == 1 => v.row(0),
+                _ => &[],
+            })))
+        };
+    }
+    let data = match &model.data {
+        ColumnData::U8s(_) => flat!(U8s),
+        ColumnData::U32s(_) => flat!(U32s),
+        ColumnData::S64s(_) => flat!(S64s),
+        ColumnData::F32s(_) => flat!(F32s),
+        ColumnData::F64s(_) => flat!(F64s),
+        ColumnData::Utf8(_) => ragged!(Utf8),
+        ColumnData::Bytes(_) => ragged!(Bytes),
+        ColumnData::U32Lists(_) => ragged!(U32Lists),
+        ColumnData::F32Lists(_) => ragged!(F32Lists),
+    };
+    let valid = valid.contains(&0).then_some(valid);
+    Some(Column { name: name.to_string(), data, valid })
+}
+
+/// The record's fields as one JSON object.
+pub fn record_json(record: &Record) -> String {
+    // A map of strings to JSON values always serialises.
+    serde_json::to_string(&record.fields).unwrap_or_default()
+}
+
+/// Text that a record would teach: assistant turns, else the answers, else the caption, else plain text.
+pub fn answers(fields: &Map<String, Value>) -> Vec<String> {
+    for name in ["conversations", "messages"] {
+        if let Some(Value::Array(turns)) = fields.get(name) {
+            return turns.iter().filter_map(assistant_text).collect();
+        }
+    }
+    for name in ["answer", "answers", "caption", "captions", "text"] {
+        let texts = strings(fields.get(name));
+        if !texts.is_empty() {
+            return texts;
+        }
+    }
+    Vec::new()
+}
+
+/// Correct answers for scoring: the record's references, else its answers or caption, else its last assistant turn.
+pub fn references(fields: &Map<String, Value>) -> Vec<String> {
+    for name in ["references", "answers", "answer", "captions", "caption"] {
+        let texts = strings(fields.get(name));
+        if !texts.is_empty() {
+            return texts;
+        }
+    }
+    answers(fields).pop().into_iter().collect()
+}
+
+fn assistant_text(turn: &Value) -> Option<String> {
+    let role = turn.get("role").or_else(|| turn.get("from"))?.as_str()?;
+    if !["assistant", "gpt", "model", "bot", "chatbot"].contains(&role) {
+        return None;
+    }
+    match turn.get("content").or_else(|| turn.get("value"))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => Some(parts.iter().filter_map(|p| p.get("text").and_then(Value::as_str)).collect()),
+        _ => None,
+    }
+}
+
+/// A string, a number, a list of them, or a list of `{"answer": …}` (VQA v2).
+fn strings(value: Option<&Value>) -> Vec<String> {
+    let one = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(n) => Some(n.to_string()),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Object(map) => map.get("answer").and_then(Value::as_str).map(str::to_string),
+        _ => None,
+    };
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(one).collect(),
+        Some(value) => one(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::Media;
+
+    fn record(fields: Value, sizes: &[(u32, u32)]) -> Record {
+        let Value::Object(fields) = fields else { unreachable!("tests give objects") };
+        let media =
+            sizes.iter().map(|(w, h)| Media { name: "png".into(), bytes: vec![0; 5].into(), width: *w, height: *h });
+        Record { key: "k".into(), shard: "s.tar".into(), index: 7, fields, media: media.collect(), ignored: 0 }
+    }
+
+    #[test]
+    fn only_what_is_asked_for() {
+        let records = [record(json!({"caption": "c"}), &[(4, 6), (8, 2)]), record(json!({"answers": ["x", 3]}), &[])];
+        let score = [Column::new("score", ColumnData::F32s(vec![0.5]))];
+        let rows: Vec<RowView> = records
+            .iter()
+            .enumerate()
+            .map(|(i, record)| RowView { ordinal: 10 + i as u64, record, added: if i == 0 { &score } else { &[] } })
+            .collect();
+        let wanted: Vec<String> =
+            ["id", "width", "heights", "text", "score", "image-bytes", "nobody"].map(String::from).into();
+        let batch = build(&rows, &wanted);
+        assert_eq!(batch.names(), wanted[..6]);
+        assert_eq!(batch.column("id").unwrap().data, ColumnData::S64s(vec![10, 11]));
+        let width = batch.column("width").unwrap();
+        assert_eq!((&width.data, &width.valid), (&ColumnData::U32s(vec![4, 0]), &Some(vec![1, 0])));
+        let ColumnData::U32Lists(heights) = &batch.column("heights").unwrap().data else { panic!() };
+        assert_eq!((heights.row(0), heights.row(1)), (&[6, 2][..], &[][..]));
+        let ColumnData::Utf8(text) = &batch.column("text").unwrap().data else { panic!() };
+        assert_eq!((text.str(0), text.str(1)), (Some("c"), Some("x\n3")));
+        let score = batch.column("score").unwrap();
+        assert_eq!((&score.data, &score.valid), (&ColumnData::F32s(vec![0.5, 0.0]), &Some(vec![1, 0])));
+        assert_eq!(batch.column("image-bytes").unwrap().data, ColumnData::U32s(vec![10, 0]));
+        // Every standard name has a column, so the list never promises more than there is.
+        let all = build(&rows, &STANDARD.map(String::from));
+        assert_eq!(all.names(), STANDARD);
+    }
+
+    #[test]
+    fn answers_and_references() {
+        let fields = |v: Value| record(v, &[]).fields;
+        let llava = fields(
+            json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+        );
+        assert_eq!((answers(&llava), references(&llava)), (vec!["a".into(), "b".into()], vec!["b".to_string()]));
+        let chat = fields(json!({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "t"}]}]}));
+        assert_eq!(answers(&chat), ["t"]);
+        let vqa = fields(json!({"answers": [{"answer": "x"}, {"answer": "y"}], "question": "q"}));
+        assert_eq!(references(&vqa), ["x", "y"]);
+        assert!(references(&fields(json!({"question": "q"}))).is_empty());
+    }
+}

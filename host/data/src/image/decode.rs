@@ -1,0 +1,173 @@
+//! Encoded picture → 8-bit RGB, with Pillow's pixels and Pillow's conversion rules.
+//!
+//! * Size and kind come from the content, never from the file's name, and are read without decoding.
+//! * JPEG goes through a port of libjpeg-turbo, because other decoders differ on a fifth of the values.
+//! * Conversion to RGB: grey is repeated, alpha is dropped (not blended), palettes are looked up. 16-bit colour keeps
+//!   its high byte, but plain 16-bit grey is clipped at 255, because Pillow does so and models were trained on that.
+//!   EXIF rotation is not applied. Animations give their first frame.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use libjpeg_turbo_rs::{DecodeLimits, PixelFormat};
+
+use super::ImageError;
+
+/// A decoded picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RgbPicture {
+    /// Width in pixels, at least 1.
+    pub width: u32,
+    /// Height in pixels, at least 1.
+    pub height: u32,
+    /// [height, width, 3].
+    pub data: Vec<u8>,
+}
+
+/// File extensions (lower case) that mean "this member is a picture".
+pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
+/// Whether the part name of a tar member (`png`, `img0.jpg`, `JPG`) is a picture's.
+pub fn is_picture_name(part: &str) -> bool {
+    let last = part.rsplit('.').next().unwrap_or(part);
+    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(last))
+}
+
+fn format_of(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
+    let unknown = || ImageError::Unknown {
+        head: if bytes.is_empty() {
+            "missing (the file is empty)".into()
+        } else {
+            bytes.iter().take(8).map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+        },
+    };
+    let format = image::guess_format(bytes).map_err(|_| unknown())?;
+    let name = match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Gif => "GIF",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
+        _ => return Err(unknown()),
+    };
+    Ok((format, name))
+}
+
+/// The usual extension for the content of `bytes`.
+pub fn extension_of(bytes: &[u8]) -> Result<&'static str, ImageError> {
+    Ok(match format_of(bytes)?.0 {
+        ImageFormat::Jpeg => "jpg",
+        ImageFormat::Png => "png",
+        ImageFormat::WebP => "webp",
+        ImageFormat::Gif => "gif",
+        ImageFormat::Bmp => "bmp",
+        _ => "tif",
+    })
+}
+
+/// A decoder that panics on a damaged file must cost one sample, not the run.
+fn contained<T>(format: &'static str, work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(ImageError::Corrupt { format, reason: "the decoder gave up on it (it panicked)".into() })
+    })
+}
+
+fn corrupt(format: &'static str) -> impl Fn(&dyn std::fmt::Display) -> ImageError {
+    move |error| ImageError::Corrupt { format, reason: error.to_string() }
+}
+
+fn bounded(format: &'static str, width: u32, height: u32, bound: u64) -> Result<(), ImageError> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        return Err(ImageError::Corrupt { format, reason: format!("its size is {width}x{height}") });
+    }
+    if pixels > bound {
+        return Err(ImageError::TooLarge { width, height, pixels, bound });
+    }
+    Ok(())
+}
+
+/// (width, height) from the header alone; pictures over `max_pixels` are refused.
+pub fn header(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32), ImageError> {
+    let (format, name) = format_of(bytes)?;
+    let (width, height) = contained(name, || match format {
+        ImageFormat::Jpeg => {
+            let info = libjpeg_turbo_rs::probe(bytes).map_err(|e| corrupt(name)(&e))?;
+            Ok((info.width as u32, info.height as u32))
+        }
+        _ => ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().map_err(|e| corrupt(name)(&e)),
+    })?;
+    bounded(name, width, height, max_pixels)?;
+    Ok((width, height))
+}
+
+/// Decodes to RGB; pictures over `max_pixels` are refused from their header.
+pub fn decode_rgb(bytes: &[u8], max_pixels: u64) -> Result<RgbPicture, ImageError> {
+    let (format, name) = format_of(bytes)?;
+    contained(name, || match format {
+        ImageFormat::Jpeg => decode_jpeg(bytes, max_pixels),
+        _ => decode_other(bytes, format, name, max_pixels),
+    })
+}
+
+fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<RgbPicture, ImageError> {
+    let fail = corrupt("JPEG");
+    let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes).map_err(|e| fail(&e))?;
+    let frame = decoder.header();
+    let (width, height) = (u32::from(frame.width), u32::from(frame.height));
+    bounded("JPEG", width, height, max_pixels)?;
+    // Scans are bounded too: a small progressive file can ask for thousands of passes over a large picture.
+    decoder.set_limits(DecodeLimits { max_pixels, max_scans: 512, ..DecodeLimits::default() });
+    decoder.set_output_format(PixelFormat::Rgb);
+    let image = decoder.decode_image().map_err(|e| fail(&e))?;
+    let data = image.data;
+    if data.len() != width as usize * height as usize * 3 {
+        return Err(fail(&format!("{} bytes of pixels for {width}x{height}", data.len())));
+    }
+    Ok(RgbPicture { width, height, data })
+}
+
+fn decode_other(
+    bytes: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    max_pixels: u64,
+) -> Result<RgbPicture, ImageError> {
+    let fail = corrupt(name);
+    let reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut decoder = reader.into_decoder().map_err(|e| fail(&e))?;
+    let (width, height) = decoder.dimensions();
+    bounded(name, width, height, max_pixels)?;
+    let mut limits = Limits::no_limits();
+    // Eight bytes a pixel hold 16-bit RGBA; decoders may keep one more copy.
+    limits.max_alloc = Some(max_pixels.saturating_mul(16));
+    decoder.set_limits(limits).map_err(|e| fail(&e))?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(|e| fail(&e))?;
+    let data = to_rgb(picture).map_err(|reason| fail(&reason))?;
+    Ok(RgbPicture { width, height, data })
+}
+
+/// Pillow's `convert("RGB")`.
+fn to_rgb(picture: DynamicImage) -> Result<Vec<u8>, String> {
+    fn grey(values: impl Iterator<Item = u8>) -> Vec<u8> {
+        values.flat_map(|v| [v; 3]).collect()
+    }
+    fn high(value: u16) -> u8 {
+        (value >> 8) as u8
+    }
+    Ok(match picture {
+        DynamicImage::ImageRgb8(p) => p.into_raw(),
+        DynamicImage::ImageRgba8(p) => p.as_raw().chunks_exact(4).flat_map(|px| [px[0], px[1], px[2]]).collect(),
+        DynamicImage::ImageLuma8(p) => grey(p.as_raw().iter().copied()),
+        DynamicImage::ImageLumaA8(p) => grey(p.as_raw().chunks_exact(2).map(|px| px[0])),
+        DynamicImage::ImageLuma16(p) => grey(p.as_raw().iter().map(|v| (*v).min(255) as u8)),
+        DynamicImage::ImageLumaA16(p) => grey(p.as_raw().chunks_exact(2).map(|px| high(px[0]))),
+        DynamicImage::ImageRgb16(p) => p.as_raw().iter().map(|v| high(*v)).collect(),
+        DynamicImage::ImageRgba16(p) => {
+            p.as_raw().chunks_exact(4).flat_map(|px| [high(px[0]), high(px[1]), high(px[2])]).collect()
+        }
+        other => return Err(format!("pixels of kind {:?} have no 8-bit RGB form", other.color())),
+    })
+}

@@ -1,0 +1,140 @@
+//! Records to prompts, in order, for evaluation and inference: the same record → prompt → tokens path as training.
+
+use std::sync::Arc;
+
+use ovhost_plugin::{CallCtx, Mode, Rendered};
+
+use super::work::decode_bin;
+use crate::DataError;
+use crate::chat::{ChatTokenizer, Encoded};
+use crate::columns::{self, RowView};
+use crate::image::ImageProcessor;
+use crate::pipeline::{EncodedSample, Item, PromptStage, SampleImage, SampleSource, StageFactory, image_tokens};
+use crate::record::{Record, Reject};
+
+/// A question, ready for the model.
+#[derive(Debug, Clone)]
+pub struct EvalSample {
+    /// Place in the data, from 0.
+    pub ordinal: u64,
+    /// Key in its shard.
+    pub key: String,
+    /// Shard's file name.
+    pub source: String,
+    /// The record's fields as JSON.
+    pub record: String,
+    /// What the prompt plugin rendered.
+    pub rendered: Rendered,
+    /// Token ids up to where the model answers.
+    pub prompt: Encoded,
+    /// Pictures in the order of their pads.
+    pub images: Vec<SampleImage>,
+    /// Correct answers, where the record has any.
+    pub references: Vec<String>,
+}
+
+impl EvalSample {
+    /// Decodes the pictures: patches `[P, patch_dim]` and grids. `blank` gives black pictures of the same sizes.
+    pub fn pixels(&self, images: &ImageProcessor, blank: bool) -> Result<(Vec<f32>, Vec<[i64; 3]>), Reject> {
+        let sample = EncodedSample {
+            item: Item { ordinal: self.ordinal, shard: 0, index: 0 },
+            key: self.key.clone(),
+            source: self.source.clone(),
+            input_ids: Vec::new(),
+            labels: Vec::new(),
+            images: self.images.clone(),
+            patches: 0,
+        };
+        let mut bin = decode_bin(vec![sample], images, blank);
+        match bin.rejects.pop() {
+            Some(reject) => Err(reject),
+            None => Ok((bin.pixel_values, bin.grid_thw)),
+        }
+    }
+}
+
+/// Reads records and renders prompts. Filters are not applied: every record is asked.
+pub struct EvalReader {
+    source: Option<Arc<dyn SampleSource>>,
+    places: Vec<(u32, u64)>,
+    prompt: Box<dyn PromptStage>,
+    reads: Vec<String>,
+    stop_strings: Vec<String>,
+    chat: Arc<ChatTokenizer>,
+    images: Arc<ImageProcessor>,
+    seed: u64,
+}
+
+impl EvalReader {
+    /// A reader over all samples of `source`, shard by shard; without one only [`Self::prepare`] is of use.
+    pub fn new(
+        source: Option<Arc<dyn SampleSource>>,
+        stages: &dyn StageFactory,
+        chat: Arc<ChatTokenizer>,
+        images: Arc<ImageProcessor>,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let mut prompt = stages.prompt()?;
+        chat.check_special_tokens(&prompt.special_tokens()?)?;
+        let shards = source.as_ref().map(|s| s.shards()).unwrap_or_default();
+        let places = shards.iter().enumerate().flat_map(|(s, (_, n))| (0..*n).map(move |i| (s as u32, i))).collect();
+        let (reads, stop_strings) = (prompt.reads(), prompt.stop_strings()?);
+        Ok(Self { source, places, prompt, reads, stop_strings, chat, images, seed })
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> u64 {
+        self.places.len() as u64
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Strings beside the end tokens that end an answer, as the prompt plugin says.
+    pub fn stop_strings(&self) -> &[String] {
+        &self.stop_strings
+    }
+
+    /// Reads and renders record `ordinal`. The inner error is a reject of this record alone.
+    pub fn read(&mut self, ordinal: u64) -> Result<Result<EvalSample, Reject>, DataError> {
+        let place = self.places.get(ordinal as usize).copied();
+        let (Some((shard, index)), Some(source)) = (place, &self.source) else {
+            return Err(DataError::Config(format!("there is no record {ordinal}; the data has {}", self.places.len())));
+        };
+        match source.record(shard, index) {
+            Ok(record) => self.prepare(&record, ordinal),
+            Err(reject) => Ok(Err(reject)),
+        }
+    }
+
+    /// Renders a record from anywhere, such as a picture and a question on the command line.
+    pub fn prepare(&mut self, record: &Record, ordinal: u64) -> Result<Result<EvalSample, Reject>, DataError> {
+        let batch = columns::build(&[RowView { ordinal, record, added: &[] }], &self.reads);
+        let ctx = CallCtx { run_seed: self.seed, shard: 0, batch_index: ordinal, first_row: ordinal };
+        let rendered = self.prompt.render(&ctx, Mode::Generate, &batch)?.pop();
+        let rendered = rendered
+            .ok_or_else(|| DataError::Worker("the prompt gave no item for a row".into()))?
+            .map_err(|e| ("prompt", e));
+        Ok(rendered
+            .and_then(|r| self.encode(record, ordinal, r).map_err(|e| ("encode", e)))
+            .map_err(|(stage, reason)| Reject { key: record.key.clone(), shard: record.shard.clone(), stage, reason }))
+    }
+
+    fn encode(&self, record: &Record, ordinal: u64, rendered: Rendered) -> Result<EvalSample, String> {
+        let sizes = image_tokens(record, &self.images)?;
+        let prompt = self.chat.encode_prompt(&rendered, &sizes.tokens).map_err(|e| e.to_string())?;
+        let image = |i: &usize| SampleImage { media: record.media[*i].clone(), tokens: sizes.tokens[*i] };
+        Ok(EvalSample {
+            ordinal,
+            key: record.key.clone(),
+            source: record.shard.clone(),
+            record: columns::record_json(record),
+            images: prompt.image_order.iter().map(image).collect(),
+            references: columns::references(&record.fields),
+            rendered,
+            prompt,
+        })
+    }
+}

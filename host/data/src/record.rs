@@ -1,0 +1,339 @@
+//! Raw tar sample → record: key, JSON fields, pictures with their sizes. Or a reject, with the reason.
+//!
+//! ```text
+//!  RawSample { key, [("json", …), ("png", …), ("txt", …)] } ─► Record { fields, media } ─► filters, prompts, loader
+//!                                                           └► Reject  ─► rejects.jsonl (one line each)
+//! ```
+//! Pictures are not decoded here; only their headers are read.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::image::{DEFAULT_MAX_DECODE_PIXELS, decode::is_picture_name, header};
+use crate::shards::RawSample;
+
+/// One picture of a record, still encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Media {
+    /// Part of the member's name after the key: `png`, `img0.jpg`.
+    pub name: String,
+    /// The encoded file.
+    pub bytes: Arc<[u8]>,
+    /// Width in pixels, from the header.
+    pub width: u32,
+    /// Height in pixels, from the header.
+    pub height: u32,
+}
+
+/// One sample as filters, prompts and the loader see it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Record {
+    /// Key in its shard.
+    pub key: String,
+    /// File name of the shard.
+    pub shard: String,
+    /// Position in the shard, from 0.
+    pub index: u64,
+    /// The JSON part; text of a `.txt` part under `caption` (`text` in a sample without pictures).
+    pub fields: Map<String, Value>,
+    /// Pictures, ordered naturally by part name (`img2.jpg` before `img10.jpg`).
+    pub media: Vec<Media>,
+    /// Members of kinds that are not used (`.cls`, `.npy`, …).
+    pub ignored: u32,
+}
+
+/// A sample that was left out, as it is written to `rejects.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reject {
+    /// Key of the sample; empty where not even that is known.
+    pub key: String,
+    /// Shard (or input file) that holds it.
+    pub shard: String,
+    /// Where it happened: `read`, `convert`, `filter`, …
+    pub stage: &'static str,
+    /// What is wrong, with the value seen.
+    pub reason: String,
+}
+
+/// Bounds for building records.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordOptions {
+    /// Pictures with more header pixels are rejected.
+    pub max_pixels: u64,
+}
+
+impl Default for RecordOptions {
+    fn default() -> Self {
+        Self { max_pixels: DEFAULT_MAX_DECODE_PIXELS }
+    }
+}
+
+impl Record {
+    /// Builds the record of a raw sample. `shard` is the shard's file name, `index` the position in it.
+    pub fn build(raw: RawSample, shard: &str, index: u64, options: &RecordOptions) -> Result<Record, Reject> {
+        let key = raw.key.clone();
+        Self::try_build(raw, shard, index, options).map_err(|reason| Reject {
+            key,
+            shard: shard.to_owned(),
+            stage: "read",
+            reason,
+        })
+    }
+
+    fn try_build(raw: RawSample, shard: &str, index: u64, options: &RecordOptions) -> Result<Record, String> {
+        let json = pick(&raw, "json")?;
+        let text = pick(&raw, "txt")?;
+        let mut record =
+            Record { key: raw.key, shard: shard.to_owned(), index, fields: Map::new(), media: vec![], ignored: 0 };
+        let mut caption = None;
+        for (position, (part, bytes)) in raw.parts.into_iter().enumerate() {
+            if Some(position) == json {
+                record.fields = parse_fields(&part, &bytes)?;
+            } else if Some(position) == text {
+                let text = String::from_utf8(bytes).map_err(|e| format!("part {part} is not UTF-8: {e}"))?;
+                caption = Some(text.trim_end_matches(['\n', '\r']).to_owned());
+            } else if is_picture_name(&part) {
+                let (width, height) = header(&bytes, options.max_pixels).map_err(|e| format!("part {part}: {e}"))?;
+                record.media.push(Media { name: part, bytes: bytes.into(), width, height });
+            } else {
+                record.ignored += 1;
+            }
+        }
+        record.media.sort_by(|a, b| natural(&a.name, &b.name));
+        if let Some(caption) = caption {
+            let name =
+                if record.media.is_empty() || record.fields.contains_key("caption") { "text" } else { "caption" };
+            record.fields.entry(name).or_insert(Value::String(caption));
+        }
+        if record.fields.is_empty() && record.media.is_empty() {
+            return Err("the sample has neither a .json or .txt part nor a picture".into());
+        }
+        check_named_pictures(&record)?;
+        Ok(record)
+    }
+}
+
+/// The member that is exactly `kind`, else the only one that ends in `.kind`; two candidates are an error.
+fn pick(raw: &RawSample, kind: &str) -> Result<Option<usize>, String> {
+    let exact = raw.parts.iter().position(|(part, _)| part.eq_ignore_ascii_case(kind));
+    if exact.is_some() {
+        return Ok(exact);
+    }
+    let ending: Vec<usize> = (0..raw.parts.len())
+        .filter(|i| raw.parts[*i].0.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(kind)))
+        .collect();
+    match ending[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        _ => Err(format!(
+            "parts {} could all be the sample's .{kind}; name one of them exactly \"{kind}\"",
+            ending.iter().map(|i| raw.parts[*i].0.as_str()).collect::<Vec<_>>().join(", ")
+        )),
+    }
+}
+
+fn parse_fields(part: &str, bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("part {part} is not valid JSON: {e}"))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        // LLaVA's converters write the message list alone.
+        Value::Array(messages) if !messages.is_empty() && messages.iter().all(Value::is_object) => {
+            Ok(Map::from_iter([("messages".to_owned(), Value::Array(messages))]))
+        }
+        other => Err(format!("part {part} holds {}; it must be a JSON object or a list of messages", kind_of(&other))),
+    }
+}
+
+/// What a JSON value is, in words, for error texts.
+pub(crate) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A sample whose JSON names pictures must carry at least as many.
+fn check_named_pictures(record: &Record) -> Result<(), String> {
+    for field in ["image", "images"] {
+        let (count, first) = match record.fields.get(field) {
+            Some(Value::String(name)) if !name.is_empty() => (1, name.as_str()),
+            Some(Value::Array(names)) if !names.is_empty() => (names.len(), names[0].as_str().unwrap_or("a picture")),
+            _ => continue,
+        };
+        if record.media.is_empty() {
+            return Err(format!(
+                "field \"{field}\" names image {first} but the sample has none; its tar needs a member {}.jpg (or .png, …)",
+                record.key
+            ));
+        }
+        if count > record.media.len() {
+            return Err(format!(
+                "field \"{field}\" names {count} images but the sample has {}: {}",
+                record.media.len(),
+                record.media.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Orders names so that runs of digits compare as numbers.
+pub fn natural(a: &str, b: &str) -> std::cmp::Ordering {
+    let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
+    loop {
+        match (left.first(), right.first()) {
+            (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => {
+                let (x, rest_x) = digits(left);
+                let (y, rest_y) = digits(right);
+                let order = x.len().cmp(&y.len()).then_with(|| x.cmp(y));
+                if order.is_ne() {
+                    return order;
+                }
+                (left, right) = (rest_x, rest_y);
+            }
+            (Some(x), Some(y)) => {
+                if x != y {
+                    return x.cmp(y);
+                }
+                (left, right) = (&left[1..], &right[1..]);
+            }
+            // Equal so far: the rest decides, then the raw text (`01` and `1` differ).
+            (x, y) => return x.is_some().cmp(&y.is_some()).then_with(|| a.cmp(b)),
+        }
+    }
+}
+
+/// The leading digits without leading zeros, and what follows them.
+fn digits(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    let zeros = text[..end].iter().position(|b| *b != b'0').unwrap_or(end);
+    (&text[zeros..end], &text[end..])
+}
+
+/// Writes `rejects.jsonl` and counts.
+#[derive(Debug)]
+pub struct RejectLog {
+    path: PathBuf,
+    out: BufWriter<File>,
+    count: u64,
+}
+
+impl RejectLog {
+    /// Starts an empty file at `path`.
+    pub fn create(path: impl AsRef<Path>) -> std::io::Result<Self> {
+        let path = path.as_ref().to_owned();
+        Ok(Self { out: BufWriter::new(File::create(&path)?), path, count: 0 })
+    }
+
+    /// Appends one line.
+    pub fn push(&mut self, reject: &Reject) -> std::io::Result<()> {
+        serde_json::to_writer(&mut self.out, reject)?;
+        self.out.write_all(b"\n")?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Starts the file with lines that were written before; they are not counted.
+    pub(crate) fn keep(&mut self, lines: &str) -> std::io::Result<()> {
+        self.out.write_all(lines.as_bytes())
+    }
+
+    /// Rejects so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes out what is buffered.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png() -> Vec<u8> {
+        let mut out = std::io::Cursor::new(vec![]);
+        image::RgbImage::new(6, 4).write_to(&mut out, image::ImageFormat::Png).unwrap();
+        out.into_inner()
+    }
+
+    fn build(parts: &[(&str, &[u8])]) -> Result<Record, String> {
+        let parts = parts.iter().map(|(name, bytes)| (name.to_string(), bytes.to_vec())).collect();
+        Record::build(RawSample { key: "k".into(), parts }, "s.tar", 3, &RecordOptions::default())
+            .map_err(|reject| reject.reason)
+    }
+
+    #[test]
+    fn fields_pictures_and_text() {
+        let png = png();
+        let record = build(&[
+            ("img10.png", &png),
+            ("img2.PNG", &png),
+            ("json", br#"{"images":["a","b"],"question":"q"}"#),
+            ("txt", b"a caption\n"),
+            ("cls", b"3"),
+        ])
+        .unwrap();
+        assert_eq!((record.key.as_str(), record.shard.as_str(), record.index), ("k", "s.tar", 3));
+        let names: Vec<_> = record.media.iter().map(|m| (m.name.as_str(), m.width, m.height)).collect();
+        assert_eq!(names, [("img2.PNG", 6, 4), ("img10.png", 6, 4)]);
+        assert_eq!(record.fields["caption"], "a caption");
+        assert_eq!(record.fields["question"], "q");
+        assert_eq!(record.ignored, 1);
+        assert_eq!(build(&[("txt", b"only words")]).unwrap().fields["text"], "only words");
+        assert!(build(&[("json", br#"[{"role":"user","content":"x"}]"#)]).unwrap().fields["messages"].is_array());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let png = png();
+        type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+        let cases: [Case; 9] = [
+            (&[("json", br#"{"image":"a.png"}"#)], "names image a.png but the sample has none"),
+            (
+                &[("json", br#"{"images":["a.png","b.png"]}"#), ("png", &png)],
+                "names 2 images but the sample has 1: png",
+            ),
+            (&[("json", b"3")], "holds a number"),
+            (&[("json", b"{")], "not valid JSON"),
+            (&[("a.json", b"{}"), ("b.json", b"{}")], "parts a.json, b.json could all be"),
+            (&[("png", &png[..20])], "part png: corrupt PNG"),
+            (&[("jpg", b"")], "the file is empty"),
+            (&[("txt", b"\xff\xfe")], "not UTF-8"),
+            (&[("cls", b"1")], "neither a .json or .txt part nor a picture"),
+        ];
+        for (parts, expected) in cases {
+            let reason = build(parts).unwrap_err();
+            assert!(reason.contains(expected), "{reason:?} lacks {expected:?}");
+        }
+        let small = RecordOptions { max_pixels: 23 };
+        let raw = RawSample { key: "bomb".into(), parts: vec![("png".into(), png)] };
+        let reject = Record::build(raw, "s.tar", 0, &small).unwrap_err();
+        assert!(reject.reason.contains("6x4 = 24 pixels is over the bound of 23"), "{}", reject.reason);
+        let line = serde_json::to_string(&reject).unwrap();
+        assert!(line.starts_with(r#"{"key":"bomb","shard":"s.tar","stage":"read","reason":"part png"#), "{line}");
+    }
+
+    #[test]
+    fn natural_order() {
+        let mut names = ["10.jpg", "2.jpg", "img10.jpg", "img1_2.jpg", "img1.jpg", "02.jpg", "1.jpg", "a"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["1.jpg", "02.jpg", "2.jpg", "10.jpg", "a", "img1.jpg", "img1_2.jpg", "img10.jpg"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! WebDataset tar shards, both ways.
+//!
+//! ```text
+//!  patterns ─ expand.rs ─► paths ─ read.rs ─► index of samples (header scan) ─► RawSample i, read directly
+//!  (key, parts) ─ write.rs ─► NAME.tar + NAME.tar.idx, renamed when whole ─ energon.rs ─► .nv-meta/
+//! ```
+//! Nothing is ever extracted, so a member named `../../x` is only a key.
+
+mod energon;
+mod expand;
+mod read;
+mod write;
+
+pub use energon::write_nv_meta;
+pub use expand::{expand, expand_braces};
+pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
+pub use write::{Commit, ShardWriter, WriterOptions, WrittenShard};
+
+/// What can go wrong with shards as files.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// A pattern that cannot be expanded.
+    #[error("shard pattern \"{pattern}\": {reason}")]
+    Pattern {
+        /// As given.
+        pattern: String,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
+    /// A shard that does not exist.
+    #[error("shard {path} does not exist; {beside}. Check the pattern \"{pattern}\" or make the shard again")]
+    Missing {
+        /// The file that was looked for.
+        path: String,
+        /// What lies in its folder.
+        beside: String,
+        /// The pattern that named it.
+        pattern: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: cannot {action}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// Its own words.
+        source: std::io::Error,
+    },
+    /// A shard that ends early or holds garbage.
+    #[error(
+        "{path} is damaged at byte {offset}: {reason}. {whole} whole samples come before it (the last is {last}); fetch or make the file again, or accept the loss by reading damaged shards as rejects"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where the damage starts.
+        offset: u64,
+        /// What was found.
+        reason: String,
+        /// Usable samples before it.
+        whole: usize,
+        /// Key of the last of them, or a dash.
+        last: String,
+    },
+    /// A sample that cannot be read or written as it is.
+    #[error("{path}, sample \"{key}\": {reason}")]
+    Sample {
+        /// The shard.
+        path: String,
+        /// The sample.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Metadata beside the shards that is not ours to change.
+    #[error("{path}: {reason}")]
+    Metadata {
+        /// The file.
+        path: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+fn io_error(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> ShardError {
+    let path = path.display().to_string();
+    move |source| ShardError::Io { path, action, source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! One tar file → its samples, found by reading headers and seeking over payloads.
+//!
+//! The index holds offsets, so sample i is read directly and from any thread. A damaged file is an error by default;
+//! [`Shard::open_damaged`] takes the whole samples before the damage and reports it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::{ShardError, io_error};
+use crate::record::{Record, RecordOptions, Reject};
+
+const BLOCK: u64 = 512;
+
+/// One file of a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Name after the key's dot: `json`, `img0.jpg`.
+    pub part: String,
+    /// Byte offset of the content.
+    pub offset: u64,
+    /// Bytes of content.
+    pub size: u64,
+}
+
+/// Consecutive members with one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleIndex {
+    /// Member name up to the first dot of its last component; folders belong to it.
+    pub key: String,
+    /// In file order.
+    pub members: Vec<Member>,
+    /// A part that occurs twice; such a sample cannot be read.
+    pub duplicate: Option<String>,
+}
+
+/// A sample's files, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawSample {
+    /// The sample's key.
+    pub key: String,
+    /// (part, content) in file order.
+    pub parts: Vec<(String, Vec<u8>)>,
+}
+
+/// Where and why a shard stops being readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Byte offset of the first thing that is not whole.
+    pub offset: u64,
+    /// What was found there.
+    pub reason: String,
+    /// Key of the sample that was cut, if one had begun.
+    pub cut: Option<String>,
+}
+
+/// An open shard. Reading needs no `&mut`: several threads may share it.
+#[derive(Debug)]
+pub struct Shard {
+    path: PathBuf,
+    name: String,
+    file: File,
+    samples: Vec<SampleIndex>,
+    damage: Option<Damage>,
+    unnamed: u64,
+}
+
+impl Shard {
+    /// Opens and indexes a shard; a damaged one is an error that names file, byte and last whole sample.
+    pub fn open(path: impl AsRef<Path>) -> Result<Shard, ShardError> {
+        let shard = Self::open_damaged(path)?;
+        match &shard.damage {
+            None => Ok(shard),
+            Some(damage) => Err(ShardError::Damaged {
+                path: shard.path.display().to_string(),
+                offset: damage.offset,
+                reason: damage.reason.clone(),
+                whole: shard.samples.len(),
+                last: shard.samples.last().map_or("-".into(), |s| format!("\"{}\"", s.key)),
+            }),
+        }
+    }
+
+    /// As [`Self::open`], but keeps the whole samples before any damage; see [`Self::damage`].
+    pub fn open_damaged(path: impl AsRef<Path>) -> Result<Shard, ShardError> {
+        let path = path.as_ref().to_owned();
+        let file = File::open(&path).map_err(io_error(&path, "open the shard"))?;
+        let length = file.metadata().map_err(io_error(&path, "read the size"))?.len();
+        let scan_file = File::open(&path).map_err(io_error(&path, "open the shard"))?;
+        let mut scan = Scan::default();
+        scan.run(scan_file, length);
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Shard { path, name, file, samples: scan.done, damage: scan.damage, unnamed: scan.unnamed })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's name without folders.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there is no sample at all.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// The index, in file order.
+    pub fn samples(&self) -> &[SampleIndex] {
+        &self.samples
+    }
+
+    /// Regular members without a dot in their name, or whose name is reserved (`__x__`): no sample holds them.
+    pub fn unnamed(&self) -> u64 {
+        self.unnamed
+    }
+
+    /// The damage, where there is one.
+    pub fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// The damage as one reject.
+    pub fn damage_reject(&self) -> Option<Reject> {
+        self.damage.as_ref().map(|damage| Reject {
+            key: damage.cut.clone().unwrap_or_default(),
+            shard: self.name.clone(),
+            stage: "read",
+            reason: format!(
+                "the shard is damaged at byte {}: {}; {} whole samples before it were used, what follows is lost",
+                damage.offset,
+                damage.reason,
+                self.samples.len()
+            ),
+        })
+    }
+
+    /// Reads the files of sample `index` (from 0).
+    pub fn read(&self, index: usize) -> Result<RawSample, ShardError> {
+        let sample = self.samples.get(index).ok_or_else(|| ShardError::Sample {
+            path: self.path.display().to_string(),
+            key: String::new(),
+            reason: format!("sample {index} was asked for, but the shard has {}", self.samples.len()),
+        })?;
+        let failed = |reason: String| ShardError::Sample {
+            path: self.path.display().to_string(),
+            key: sample.key.clone(),
+            reason,
+        };
+        if let Some(part) = &sample.duplicate {
+            return Err(failed(format!("part \"{part}\" occurs twice; the sample is ambiguous")));
+        }
+        let mut parts = Vec::with_capacity(sample.members.len());
+        for member in &sample.members {
+            // The scan proved that the file is at least this long, so the size is not a lie of the header.
+            let mut bytes = vec![0; member.size as usize];
+            self.file
+                .read_exact_at(&mut bytes, member.offset)
+                .map_err(|e| failed(format!("part \"{}\" at byte {}: {e}", member.part, member.offset)))?;
+            parts.push((member.part.clone(), bytes));
+        }
+        Ok(RawSample { key: sample.key.clone(), parts })
+    }
+
+    /// Reads sample `index` and builds its record; whatever is wrong with it is a reject.
+    pub fn record(&self, index: usize, options: &RecordOptions) -> Result<Record, Reject> {
+        match self.read(index) {
+            Ok(raw) => Record::build(raw, &self.name, index as u64, options),
+            Err(error) => Err(Reject {
+                key: self.samples.get(index).map(|s| s.key.clone()).unwrap_or_default(),
+                shard: self.name.clone(),
+                stage: "read",
+                reason: match error {
+                    ShardError::Sample { reason, .. } => reason,
+                    other => other.to_string(),
+                },
+            }),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Scan {
+    done: Vec<SampleIndex>,
+    open: Option<SampleIndex>,
+    damage: Option<Damage>,
+    unnamed: u64,
+}
+
+impl Scan {
+    fn run(&mut self, file: File, length: u64) {
+        match self.members(file, length) {
+            Ok(()) => self.done.extend(self.open.take()),
+            // The sample in progress may have lost members: it is not whole.
+            Err((offset, reason)) => {
+                let cut = self.open.take().map(|sample| sample.key);
+                self.damage = Some(Damage { offset, reason, cut });
+            }
+        }
+    }
+
+    fn members(&mut self, file: File, length: u64) -> Result<(), (u64, String)> {
+        let mut archive = tar::Archive::new(file);
+        // End of the last member, padding included: where the next header or the end mark must be.
+        let mut end = Some(0u64);
+        let entries = archive.entries_with_seek().map_err(|e| (0, e.to_string()))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| (end.unwrap_or(length).min(length), header_problem(&e)))?;
+            let (start, size) = (entry.raw_file_position(), entry.size());
+            let kind = entry.header().entry_type();
+            if kind.is_gnu_sparse() {
+                // Its size is that of the unpacked file; the place of the next header is the tar crate's business.
+                end = None;
+                continue;
+            }
+            let header_at = entry.raw_header_position();
+            let name = String::from_utf8(entry.path_bytes().into_owned());
+            let shown = || String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let stop = start.checked_add(size).filter(|stop| *stop <= length).ok_or_else(|| {
+                let have = length.saturating_sub(start);
+                (header_at, format!("member \"{}\" should have {size} bytes but the file ends after {have}", shown()))
+            })?;
+            end = Some(stop.div_ceil(BLOCK) * BLOCK);
+            if !kind.is_file() {
+                continue;
+            }
+            let name = name.map_err(|_| (header_at, format!("member name \"{}\" is not UTF-8", shown())))?;
+            match split_name(&name) {
+                Some((key, part)) => self.add(key, Member { part: part.to_owned(), offset: start, size }),
+                None => self.unnamed += 1,
+            }
+        }
+        match end {
+            Some(end) if end >= length => {
+                Err((end.min(length), "the file ends without the end-of-archive mark of a whole tar".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&mut self, key: &str, member: Member) {
+        match &mut self.open {
+            Some(sample) if sample.key == key => {
+                if sample.members.iter().any(|m| m.part == member.part) {
+                    sample.duplicate = Some(member.part.clone());
+                }
+                sample.members.push(member);
+            }
+            _ => {
+                self.done.extend(self.open.take());
+                self.open = Some(SampleIndex { key: key.to_owned(), members: vec![member], duplicate: None });
+            }
+        }
+    }
+}
+
+fn header_problem(error: &std::io::Error) -> String {
+    format!("no readable tar header ({error})")
+}
+
+/// (key, part), or nothing for names that belong to no sample.
+fn split_name(name: &str) -> Option<(&str, &str)> {
+    // Reserved names: `__x__` as the first component.
+    let first = name.split('/').next().unwrap_or(name);
+    if first.len() >= 4 && first.starts_with("__") && first.ends_with("__") {
+        return None;
+    }
+    let base = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = base + name[base..].find('.')?;
+    // A hidden file (`dir/.x`) has no key of its own; an empty part (`a.`) has no kind.
+    if dot == base || dot + 1 == name.len() {
+        return None;
+    }
+    Some((&name[..dot], &name[dot + 1..]))
+}

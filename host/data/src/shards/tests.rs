@@ -1,0 +1,249 @@
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::RecordOptions;
+
+type Parts<'a> = &'a [(&'a str, &'a [u8])];
+
+fn write(folder: &Path, samples: &[(&str, Parts)], options: WriterOptions) -> Vec<WrittenShard> {
+    let mut writer = ShardWriter::create(folder, "s-%04d.tar", options).unwrap();
+    for (key, parts) in samples {
+        writer.write(key, parts).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// A tar file from (name, type, content), by hand: names and types that our writer refuses.
+fn raw_tar(members: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(vec![]);
+    for (name, kind, content) in members {
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn braces() {
+    let all = |p: &str| expand_braces(p).unwrap().join(" ");
+    assert_eq!(all("a.tar"), "a.tar");
+    assert_eq!(all("s-{000008..000011}.tar"), "s-000008.tar s-000009.tar s-000010.tar s-000011.tar");
+    assert_eq!(all("{8..11}"), "8 9 10 11");
+    assert_eq!(all("{a,b}/{0..1}.tar"), "a/0.tar a/1.tar b/0.tar b/1.tar");
+    assert_eq!(all("x{a,{00..01},}y"), "xay x00y x01y xy");
+    for (bad, why) in [
+        ("{a", "{ without a }"),
+        ("a}", "} without a {"),
+        ("a}{b,c}", "} without a {"),
+        ("{}", "is neither"),
+        ("{3..1}", "write {1..3}"),
+        ("{a..c}", "\"a\" is not a whole number"),
+        ("{0..99999999}", "more than 1000000"),
+        ("{0..9999}{0..9999}", "more than 1000000"),
+    ] {
+        let message = expand_braces(bad).unwrap_err().to_string();
+        assert!(message.contains(why) && message.contains(bad), "{message}");
+    }
+}
+
+#[test]
+fn missing_shards_name_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a-000.tar", "a-001.tar", "b.tar"] {
+        fs::write(dir.path().join(name), b"").unwrap();
+    }
+    let find = |p: &str| expand(&[p.to_owned()], dir.path());
+    assert_eq!(find("a-{000..001}.tar").unwrap().len(), 2);
+    assert_eq!(find(".").unwrap().len(), 3);
+    let message = find("a-{000..002}.tar").unwrap_err().to_string();
+    assert!(message.contains("a-002.tar does not exist; beside it: a-000.tar, a-001.tar, b.tar"), "{message}");
+    assert!(message.contains("a-{000..002}.tar"), "{message}");
+    let message = find("no/such.tar").unwrap_err().to_string();
+    assert!(message.contains("does not exist either"), "{message}");
+    let message = find("{b,b}.tar").unwrap_err().to_string();
+    assert!(message.contains("named twice"), "{message}");
+    assert!(expand(&[], dir.path()).unwrap_err().to_string().contains("no shard is named"));
+}
+
+#[test]
+fn written_shards_read_back_roll_and_are_identical() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let keys: Vec<String> = (0..7).map(|i| format!("dir/{i:03}")).collect();
+    for dir in &dirs {
+        fs::write(dir.path().join("s-0004.tar"), "left by a longer run").unwrap();
+        let mut writer =
+            ShardWriter::create(dir.path(), "s-%04d.tar", WriterOptions { max_count: 2, ..Default::default() })
+                .unwrap();
+        for key in &keys {
+            writer.write(key, &[("txt", key.as_bytes()), ("json", b"{\"a\":1}")]).unwrap();
+        }
+        assert_eq!(writer.samples(), 7);
+        let shards = writer.finish().unwrap();
+        assert_eq!(shards.iter().map(|s| s.samples).collect::<Vec<_>>(), [2, 2, 2, 1]);
+        write_nv_meta(dir.path(), "train", &shards).unwrap();
+    }
+    let mut names: Vec<_> = fs::read_dir(dirs[0].path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 9, "four shards, four indices, .nv-meta: {names:?}");
+    let mut key = keys.iter();
+    for name in names.iter().filter(|n| n.to_string_lossy().ends_with(".tar")) {
+        let path = dirs[0].path().join(name);
+        assert_eq!(fs::read(&path).unwrap(), fs::read(dirs[1].path().join(name)).unwrap());
+        let shard = Shard::open(&path).unwrap();
+        let index = fs::read(path.with_extension("tar.idx")).unwrap();
+        let index: Vec<u64> = index.chunks(8).map(|c| u64::from_ne_bytes(c.try_into().unwrap())).collect();
+        assert_eq!(index.len(), shard.len() + 1);
+        assert_eq!(index[shard.len()] + 1024, fs::metadata(&path).unwrap().len());
+        for (i, start) in index[..shard.len()].iter().enumerate() {
+            let raw = shard.read(i).unwrap();
+            let key = key.next().unwrap();
+            assert_eq!(raw.key, *key);
+            assert_eq!(raw.parts, [("json".into(), b"{\"a\":1}".to_vec()), ("txt".into(), key.as_bytes().to_vec())]);
+            assert_eq!(shard.samples()[i].members[0].offset, start + 512);
+            assert_eq!(shard.record(i, &RecordOptions::default()).unwrap().index, i as u64);
+        }
+    }
+    assert!(key.next().is_none());
+}
+
+#[test]
+fn energon_metadata_keeps_other_splits() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |pattern: &str, n: usize| {
+        let options = WriterOptions { max_count: 1, ..Default::default() };
+        let mut writer = ShardWriter::create(dir.path(), pattern, options).unwrap();
+        (0..n).for_each(|i| writer.write(&format!("{i}"), &[("txt", b"x")]).unwrap());
+        writer.finish().unwrap()
+    };
+    write_nv_meta(dir.path(), "train", &part("train-%03d.tar", 3)).unwrap();
+    write_nv_meta(dir.path(), "test", &part("test-%03d.tar", 1)).unwrap();
+    // Again and shorter: the removed shard leaves the metadata too.
+    write_nv_meta(dir.path(), "train", &part("train-%03d.tar", 2)).unwrap();
+    let load = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(dir.path().join(".nv-meta").join(name)).unwrap()).unwrap()
+    };
+    let counts = serde_json::json!({"train-000.tar": 1, "train-001.tar": 1, "test-000.tar": 1});
+    assert_eq!(load(".info.json")["shard_counts"], counts);
+    assert_eq!(load(".info.yaml"), serde_json::json!({"shard_counts": counts}));
+    let split = load("split.yaml");
+    assert_eq!(split["split_parts"]["train"], serde_json::json!(["train-000.tar", "train-001.tar"]));
+    assert_eq!(split["split_parts"]["test"], serde_json::json!(["test-000.tar"]));
+    fs::write(dir.path().join(".nv-meta/split.yaml"), "split_parts:\n  train: []\n").unwrap();
+    let message = write_nv_meta(dir.path(), "train", &[]).unwrap_err().to_string();
+    assert!(message.contains("split.yaml") && message.contains("will not be overwritten"), "{message}");
+    assert!(write_nv_meta(dir.path(), "dev", &[]).unwrap_err().to_string().contains("train, val or test"));
+}
+
+#[test]
+fn grouping_rules_and_hostile_names() {
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.tar");
+    let bytes = raw_tar(&[
+        ("d", Directory, b""),
+        ("__meta__", Regular, b"skipped"),
+        ("noext", Regular, b"skipped"),
+        ("../../etc/a.b.txt", Regular, b"1"),
+        ("link.txt", Symlink, b""),
+        ("k.txt", Regular, b"2"),
+        ("k.json", Regular, b"{}"),
+        ("l.txt", Regular, b"3"),
+        ("l.txt", Regular, b"4"),
+        ("k.txt", Regular, b"5"),
+    ]);
+    fs::write(&path, bytes).unwrap();
+    let shard = Shard::open(&path).unwrap();
+    let keys: Vec<_> = shard.samples().iter().map(|s| (s.key.as_str(), s.members.len())).collect();
+    assert_eq!(keys, [("../../etc/a", 1), ("k", 2), ("l", 2), ("k", 1)]);
+    assert_eq!(shard.unnamed(), 2);
+    assert_eq!(shard.read(0).unwrap().parts, [("b.txt".to_owned(), b"1".to_vec())]);
+    let message = shard.read(2).unwrap_err().to_string();
+    assert!(message.contains("odd.tar, sample \"l\": part \"txt\" occurs twice"), "{message}");
+    assert_eq!(shard.record(2, &RecordOptions::default()).unwrap_err().key, "l");
+    assert!(shard.read(4).is_err());
+}
+
+#[test]
+fn the_writer_refuses_names_that_would_not_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), "s-%04d.tar", WriterOptions::default()).unwrap();
+    let long = "k".repeat(120);
+    for key in ["", "a.b", "/a", "__x__", "a/../b", long.as_str()] {
+        assert!(writer.write(key, &[("txt", b"x")]).is_err(), "{key:?}");
+    }
+    assert!(writer.write("a", &[]).is_err());
+    assert!(writer.write("a", &[("txt", b"1"), ("txt", b"2")]).is_err());
+    writer.write("a", &[("txt", b"1")]).unwrap();
+    assert!(writer.write("a", &[("txt", b"1")]).unwrap_err().to_string().contains("just used"));
+    drop(writer);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "an abandoned run leaves nothing");
+    for pattern in ["x.tar", "x-%6d.tar", "a/x-%06d.tar", "x-%06d.tgz"] {
+        assert!(ShardWriter::create(dir.path(), pattern, WriterOptions::default()).is_err(), "{pattern}");
+    }
+}
+
+#[test]
+fn every_cut_is_noticed_and_whole_samples_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = vec![7u8; 1300];
+    let parts: Parts = &[("bin", &big), ("json", b"{\"x\":1}")];
+    let shards = write(dir.path(), &[("a", parts), ("b", parts), ("c", parts)], WriterOptions::default());
+    let whole = fs::read(&shards[0].path).unwrap();
+    let sample = (whole.len() - 1024) / 3;
+    let cut_path = dir.path().join("cut.tar");
+    for cut in (0..=whole.len()).step_by(512).chain([1, 700, whole.len() - 513]) {
+        fs::write(&cut_path, &whole[..cut]).unwrap();
+        let lenient = Shard::open_damaged(&cut_path).unwrap();
+        // One zero block is enough of an end mark.
+        if cut >= whole.len() - 512 {
+            assert_eq!(Shard::open(&cut_path).unwrap().len(), 3);
+            continue;
+        }
+        // The sample in progress counts as cut unless another key follows it.
+        let expected = cut.saturating_sub(512) / sample;
+        let damage = lenient.damage().unwrap();
+        assert!(lenient.len() == expected || lenient.len() + 1 == expected, "cut {cut}: {} samples", lenient.len());
+        assert!(damage.offset <= cut as u64);
+        (0..lenient.len()).for_each(|i| assert_eq!(lenient.read(i).unwrap().parts[0].1, big));
+        let message = Shard::open(&cut_path).unwrap_err().to_string();
+        assert!(message.contains("cut.tar is damaged at byte") && message.contains("whole samples"), "{message}");
+    }
+    fs::write(&cut_path, &whole[..2 * sample + 600]).unwrap();
+    let message = Shard::open(&cut_path).unwrap_err().to_string();
+    assert!(message.contains(&format!("byte {}", 2 * sample)), "{message}");
+    assert!(
+        message.contains("2 whole samples come before it (the last is \"b\")") || message.contains("the last is \"a\"")
+    );
+    let reject = Shard::open_damaged(&cut_path).unwrap().damage_reject().unwrap();
+    assert!(reject.shard == "cut.tar" && reject.reason.contains("what follows is lost"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn damaged_bytes_never_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let dir = tempfile::tempdir().unwrap();
+        let parts: Parts = &[("json", b"{\"x\":1}"), ("txt", b"hello")];
+        let shards = write(dir.path(), &[("a", parts), ("b", parts)], WriterOptions::default());
+        let mut bytes = fs::read(&shards[0].path).unwrap();
+        for (at, value) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let path = dir.path().join("edited.tar");
+        fs::write(&path, &bytes).unwrap();
+        if let Ok(shard) = Shard::open_damaged(&path) {
+            for i in 0..shard.len() {
+                let _ = shard.record(i, &RecordOptions::default());
+            }
+        }
+    }
+}

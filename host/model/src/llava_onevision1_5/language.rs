@@ -1,0 +1,180 @@
+//! The decoder: Qwen3 (query and key norms), and by configuration Qwen2.5 and Llama alike.
+//!
+//! Letters: T tokens, C channels, H query heads, K key heads, D head width, B sequences.
+
+use std::cell::RefCell;
+
+use ovhost_torch::Segments;
+use tch::{Device, Kind, Tensor};
+
+use super::config::TextConfig;
+use crate::builder::{Builder, Init};
+use crate::cache::KvCache;
+use crate::error::Result;
+use crate::layers::{Linear, RmsNorm, rows};
+
+/// What a token attends to.
+pub(crate) enum Attend<'a> {
+    /// Its own segment.
+    Packed(&'a Segments),
+    /// Its own segment, and keys and values go to the cache.
+    Prefill(&'a Segments, &'a mut KvCache),
+    /// Everything cached for its sequence: one token per sequence.
+    Decode(&'a mut KvCache),
+}
+
+struct Layer {
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    qk_norm: Option<(RmsNorm, RmsNorm)>,
+    gate_proj: Tensor,
+    up_proj: Tensor,
+    down_proj: Tensor,
+}
+
+pub(crate) struct Language {
+    config: TextConfig,
+    pub(crate) embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// fp32 `[D/2]`.
+    frequencies: Tensor,
+    /// cos and sin, fp32 `[positions, D/2]`, as far as anybody asked.
+    angles: RefCell<Option<[Tensor; 2]>>,
+}
+
+impl Language {
+    pub(crate) fn new(config: &TextConfig, at: &Builder<'_>) -> Result<Self> {
+        let c = config;
+        let (width, eps) = (c.hidden_size, c.rms_norm_eps);
+        let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let embed_tokens =
+            at.at("embed_tokens").tensor("weight", &[c.vocab_size, width], Init::Normal(c.initializer_range))?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| {
+                let at = at.at("layers").at(i);
+                let (attn, mlp) = (at.at("self_attn"), at.at("mlp"));
+                let norms = |at: &Builder<'_>| -> Result<_> {
+                    Ok((at.rms_norm("q_norm", c.head_dim, eps)?, at.rms_norm("k_norm", c.head_dim, eps)?))
+                };
+                Ok(Layer {
+                    input_layernorm: at.rms_norm("input_layernorm", width, eps)?,
+                    post_attention_layernorm: at.rms_norm("post_attention_layernorm", width, eps)?,
+                    q_proj: attn.linear("q_proj", width, q_width, c.qkv_bias)?,
+                    k_proj: attn.linear("k_proj", width, kv_width, c.qkv_bias)?,
+                    v_proj: attn.linear("v_proj", width, kv_width, c.qkv_bias)?,
+                    o_proj: attn.linear("o_proj", q_width, width, c.output_bias)?,
+                    qk_norm: if c.qk_norm { Some(norms(&attn)?) } else { None },
+                    gate_proj: mlp.matrix("gate_proj", c.intermediate_size, width)?,
+                    up_proj: mlp.matrix("up_proj", c.intermediate_size, width)?,
+                    down_proj: mlp.matrix("down_proj", width, c.intermediate_size)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let norm = at.rms_norm("norm", width, eps)?;
+        // As the reference: exponents and powers in fp32.
+        let exponents = Tensor::f_arange_start_step(0, c.head_dim, 2, (Kind::Float, Device::Cpu))?
+            .f_div_scalar(c.head_dim as f64)?;
+        let frequencies = Tensor::f_full_like(&exponents, c.rope_theta)?
+            .f_pow(&exponents)?
+            .f_reciprocal()?
+            .f_to_device(embed_tokens.device())?;
+        Ok(Language { config: config.clone(), embed_tokens, layers, norm, frequencies, angles: RefCell::new(None) })
+    }
+
+    pub(crate) fn layer_count(&self) -> usize {
+        self.layers.len()
+    }
+
+    pub(crate) fn embed(&self, ids_t: &Tensor) -> Result<Tensor> {
+        rows(&self.embed_tokens, ids_t)
+    }
+
+    /// cos and sin `[T, D/2]` of positions below `end`.
+    fn angles(&self, positions_t: &Tensor, end: i64) -> Result<[Tensor; 2]> {
+        let mut slot = self.angles.borrow_mut();
+        let table = match slot.take() {
+            Some(table) if table[0].size()[0] >= end => table,
+            _ => {
+                // Doubled, so that decoding does not make it anew for each token.
+                let n = end.saturating_mul(2).max(256);
+                let positions = Tensor::f_arange(n, (Kind::Float, self.frequencies.device()))?;
+                let angles = positions.f_unsqueeze(1)?.f_mul(&self.frequencies)?;
+                [angles.f_cos()?, angles.f_sin()?]
+            }
+        };
+        let rows = [table[0].f_index_select(0, positions_t)?, table[1].f_index_select(0, positions_t)?];
+        *slot = Some(table);
+        Ok(rows)
+    }
+
+    /// Embedded tokens `[T, C]` through all layers and the final norm: `[T, C]`, or the rows `only` (i64 `[N]`) of it.
+    /// `end` is above every position.
+    pub(crate) fn forward(
+        &self,
+        x_tc: Tensor,
+        positions_t: &Tensor,
+        end: i64,
+        attend: &mut Attend<'_>,
+        only: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let [cos, sin] = self.angles(positions_t, end)?;
+        let mut x_tc = x_tc;
+        for (i, layer) in self.layers.iter().enumerate() {
+            // After the last attention every row is on its own: rows that nobody wants stop there.
+            let only = if i + 1 == self.layers.len() { only } else { None };
+            x_tc = layer.forward(i, &x_tc, &self.config, &cos, &sin, attend, only)?;
+        }
+        self.norm.forward(&x_tc)
+    }
+}
+
+impl Layer {
+    fn forward(
+        &self,
+        index: usize,
+        x_tc: &Tensor,
+        c: &TextConfig,
+        cos: &Tensor,
+        sin: &Tensor,
+        attend: &mut Attend<'_>,
+        only: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (t, d) = (x_tc.size()[0], c.head_dim);
+        let h_tc = self.input_layernorm.forward(x_tc)?;
+        let mut q = self.q_proj.forward(&h_tc)?.f_view([t, c.num_attention_heads, d])?;
+        let mut k = self.k_proj.forward(&h_tc)?.f_view([t, c.num_key_value_heads, d])?;
+        let v = self.v_proj.forward(&h_tc)?.f_view([t, c.num_key_value_heads, d])?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let (q, k) = (ovhost_torch::rope(&q, cos, sin)?, ovhost_torch::rope(&k, cos, sin)?);
+        let scale = (d as f64).powf(-0.5);
+        let attended = match attend {
+            Attend::Packed(segments) => ovhost_torch::attention(&q, &k, &v, segments, true, scale)?,
+            Attend::Prefill(segments, cache) => {
+                cache.write(index, &k, &v)?;
+                ovhost_torch::attention(&q, &k, &v, segments, true, scale)?
+            }
+            Attend::Decode(cache) => {
+                cache.write(index, &k, &v)?;
+                cache.attend(index, &q, scale)?
+            }
+        };
+        let mut attended = attended.f_view([t, c.num_attention_heads * d])?;
+        let mut x_tc = x_tc.shallow_clone();
+        if let Some(only) = only {
+            (attended, x_tc) = (rows(&attended, only)?, rows(&x_tc, only)?);
+        }
+        let x_tc = x_tc.f_add(&self.o_proj.forward(&attended)?)?;
+        let h_tc = self.post_attention_layernorm.forward(&x_tc)?;
+        let gate = h_tc.f_linear(&self.gate_proj, None::<Tensor>)?;
+        let up = h_tc.f_linear(&self.up_proj, None::<Tensor>)?;
+        let inner = ovhost_torch::silu_mul(&gate, &up)?;
+        Ok(x_tc.f_add(&inner.f_linear(&self.down_proj, None::<Tensor>)?)?)
+    }
+}

@@ -1,0 +1,19 @@
+//! LLaVA-OneVision-1.5: RICE ViT, MLP merger, Qwen3-like decoder.
+//!
+//! ```text
+//!  pixel rows ─► vision (class token per image) ─► merger (2×2 patches → 1 token) ─┐
+//!  token ids ─► embeddings ────────────────────── image tokens replaced by ◄───────┘ ─► decoder ─► head
+//! ```
+
+mod config;
+mod language;
+mod merger;
+mod model;
+mod presets;
+mod vision;
+mod weights;
+
+pub use config::{ModelConfig, TextConfig, VisionConfig, VisionEps};
+pub use model::{LlavaOnevision, LoadOptions};
+pub use presets::Preset;
+pub use weights::save_folder;

@@ -1,0 +1,288 @@
+//! The model: construction, the packed forward pass, the loss, prefill and decode.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::{ModelConfig, VisionEps};
+use super::language::{Attend, Language};
+use super::merger::Merger;
+use super::vision::Vision;
+use super::weights;
+use crate::builder::{Builder, Init, Module, Param, Shared, Source};
+use crate::cache::KvCache;
+use crate::checkpoint::Checkpoint;
+use crate::error::{ModelError, Result};
+use crate::input::{PackedInput, Ready, Targets, host_i64};
+
+/// Logits of one chunk of the loss: at most this many values exist at once (256 MiB in fp32).
+const LOSS_VALUES: i64 = 1 << 26;
+
+/// Where and how a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Where the weights go.
+    pub device: Device,
+    /// What they become: `Kind::Float` or `Kind::BFloat16`.
+    pub kind: Kind,
+}
+
+/// LLaVA-OneVision-1.5 with its weights. Not for several threads at once.
+pub struct LlavaOnevision {
+    config: ModelConfig,
+    device: Device,
+    kind: Kind,
+    vision: Vision,
+    merger: Merger,
+    language: Language,
+    /// None where the head is the embedding.
+    lm_head: Option<Tensor>,
+    params: Vec<Param>,
+    loss_chunk: Option<i64>,
+}
+
+impl LlavaOnevision {
+    /// Loads `config.json` and the safetensors of a folder; both name styles are understood. Parameters do not require
+    /// gradients until the caller says so.
+    ///
+    /// # Errors
+    /// What is missing, damaged, unexpected or of another shape, by file and tensor; what the configuration asks for in vain.
+    pub fn load(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let config = ModelConfig::from_folder(&dir)?;
+        Self::load_with(config, dir, options)
+    }
+
+    /// As [`LlavaOnevision::load`], with another configuration than the folder's (other epsilons, for example).
+    ///
+    /// # Errors
+    /// As [`LlavaOnevision::load`].
+    pub fn load_with(config: ModelConfig, dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let source = Source::Files(Checkpoint::open_folder(dir.as_ref(), weights::long_name)?);
+        Self::build(config, source, options)
+    }
+
+    /// A model with random weights: matrices N(0, `initializer_range`), norms one, biases zero. The same seed gives the same
+    /// weights on every device and in every precision. Sets libtorch's generator.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn random(config: ModelConfig, seed: i64, device: Device, kind: Kind) -> Result<Self> {
+        tch::manual_seed(seed);
+        Self::build(config, Source::Random, &LoadOptions { device, kind })
+    }
+
+    fn build(config: ModelConfig, source: Source, options: &LoadOptions) -> Result<Self> {
+        let LoadOptions { device, kind } = *options;
+        let _guard = tch::no_grad_guard();
+        let std = config.vision.initializer_range;
+        let shared = RefCell::new(Shared { source, params: Vec::new(), device, kind, std });
+        let at = Builder::new(&shared, "model.visual", Module::Vision);
+        let vision = Vision::new(&config.vision, &at)?;
+        let merger = Merger::new(&config, &at.at("merger").of(Module::Merger))?;
+        shared.borrow_mut().std = config.text.initializer_range;
+        let at = Builder::new(&shared, "model.language_model", Module::Language);
+        let language = Language::new(&config.text, &at)?;
+        let lm_head = if config.text.tie_word_embeddings {
+            None
+        } else {
+            let shape = [config.text.vocab_size, config.text.hidden_size];
+            let head = Builder::new(&shared, "lm_head", Module::Language);
+            Some(head.tensor("weight", &shape, Init::Normal(config.text.initializer_range)).map_err(|e| match e {
+                ModelError::Weights(text) if text.contains("is missing") => ModelError::Weights(format!(
+                    "{text}; or, if the head is the embedding, set text_config.tie_word_embeddings to true"
+                )),
+                other => other,
+            })?)
+        };
+        let shared = shared.into_inner();
+        if let Source::Files(checkpoint) = &shared.source {
+            let tied = config.text.tie_word_embeddings;
+            checkpoint.all_taken(|name| weights::ignored(name, tied))?;
+        }
+        Ok(LlavaOnevision {
+            config,
+            device,
+            kind,
+            vision,
+            merger,
+            language,
+            lm_head,
+            params: shared.params,
+            loss_chunk: None,
+        })
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The weights' kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Every parameter once, in the order of the network. The tensors are the model's own.
+    pub fn parameters(&self) -> Vec<Param> {
+        self.params
+            .iter()
+            .map(|p| Param { name: p.name.clone(), tensor: p.tensor.shallow_clone(), module: p.module })
+            .collect()
+    }
+
+    /// Tokens per chunk of the loss; by default as many as make 256 MiB of fp32 logits.
+    pub fn set_loss_chunk(&mut self, tokens: i64) {
+        self.loss_chunk = Some(tokens.max(1));
+    }
+
+    fn chunk(&self) -> i64 {
+        self.loss_chunk.unwrap_or((LOSS_VALUES / self.config.text.vocab_size).max(64))
+    }
+
+    fn head(&self) -> &Tensor {
+        self.lm_head.as_ref().unwrap_or(&self.language.embed_tokens)
+    }
+
+    /// Vision features `[patches, width]` after the last block, without class tokens.
+    ///
+    /// # Errors
+    /// Pixel rows that do not fit the grids, or what libtorch throws.
+    pub fn vision_features(&self, pixel_values: &Tensor, grid_thw: &[[i64; 3]]) -> Result<Tensor> {
+        self.vision.forward(pixel_values, grid_thw)
+    }
+
+    /// Features to image tokens `[patches / merge², hidden]`.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn merge(&self, features: &Tensor) -> Result<Tensor> {
+        self.merger.forward(features)
+    }
+
+    fn ready(&self, input: &PackedInput) -> Result<Ready> {
+        let c = &self.config;
+        let merge = c.vision.spatial_merge_size;
+        Ready::new(input, c.text.vocab_size, c.image_token_id, c.video_token_id, self.device, merge)
+    }
+
+    /// Text embeddings with the image tokens in their places.
+    fn embed(&self, input: &PackedInput, ready: &Ready) -> Result<Tensor> {
+        let text = self.language.embed(&ready.ids_t)?;
+        let Some(index) = &ready.image_index else { return Ok(text) };
+        let pixels = input
+            .pixel_values
+            .as_ref()
+            .ok_or_else(|| ModelError::Input(format!("{} image grids but no pixel values", input.grid_thw.len())))?;
+        let images = self.merger.forward(&self.vision.forward(pixels, &input.grid_thw)?)?;
+        Ok(text.f_index_copy(0, index, &images)?)
+    }
+
+    fn run(
+        &self,
+        input: &PackedInput,
+        ready: &Ready,
+        only: Option<&Tensor>,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
+        let x_tc = self.embed(input, ready)?;
+        // Positions restart with each sample, so the longest sample bounds them.
+        let end = ready.segments.longest();
+        let mut attend = match cache {
+            Some(cache) => Attend::Prefill(&ready.segments, cache),
+            None => Attend::Packed(&ready.segments),
+        };
+        self.language.forward(x_tc, &ready.positions_t, end, &mut attend, only)
+    }
+
+    /// Last hidden states `[T, hidden]`, after the final norm.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model, or what libtorch throws.
+    pub fn hidden(&self, input: &PackedInput) -> Result<Tensor> {
+        let ready = self.ready(input)?;
+        self.run(input, &ready, None, None)
+    }
+
+    /// Logits `[…, vocabulary]` of hidden states.
+    ///
+    /// # Errors
+    /// What libtorch throws.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(hidden.f_linear(self.head(), None::<Tensor>)?)
+    }
+
+    /// Sum of the cross-entropy over learnt tokens (fp32 scalar, differentiable) and their number. `labels_t` is i64 `[T]`,
+    /// unshifted, -100 where nothing is learnt; the shift stays within each sample.
+    ///
+    /// # Errors
+    /// A batch or labels that do not fit the model, or what libtorch throws.
+    pub fn loss_sum(&self, input: &PackedInput, labels_t: &Tensor) -> Result<(Tensor, i64)> {
+        let labels = host_i64(labels_t)?;
+        let targets = Targets::new(&labels, &input.cu_seqlens, self.config.text.vocab_size, self.device)?;
+        Ok((self.loss_sum_of(input, &targets)?, targets.count))
+    }
+
+    /// As [`LlavaOnevision::loss_sum`], with targets that were prepared on the host: nothing here waits for the device.
+    ///
+    /// # Errors
+    /// As [`LlavaOnevision::loss_sum`].
+    pub fn loss_sum_of(&self, input: &PackedInput, targets: &Targets) -> Result<Tensor> {
+        let ready = self.ready(input)?;
+        let hidden = self.run(input, &ready, Some(&targets.index_n), None)?;
+        Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.chunk())?)
+    }
+
+    /// Runs prompts, fills the cache, and returns the hidden state of each prompt's last token, `[B, hidden]`.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model, or what libtorch throws.
+    pub fn prefill(&self, input: &PackedInput, cache: &mut KvCache) -> Result<Tensor> {
+        let ready = self.ready(input)?;
+        let t = &self.config.text;
+        let layers = self.language.layer_count();
+        cache.begin(&input.cu_seqlens, layers, t.num_key_value_heads, t.head_dim, (self.kind, self.device))?;
+        let last: Vec<i64> = input.cu_seqlens.iter().skip(1).map(|&end| i64::from(end) - 1).collect();
+        let last = Tensor::f_from_slice(&last)?.f_to_device(self.device)?;
+        self.run(input, &ready, Some(&last), Some(cache))
+    }
+
+    /// One more token of every cached sequence; returns their hidden states `[B, hidden]`.
+    ///
+    /// # Errors
+    /// Another number of tokens than sequences, a token outside the vocabulary, or what libtorch throws.
+    pub fn decode(&self, ids: &[i64], cache: &mut KvCache) -> Result<Tensor> {
+        if ids.len() != cache.batch() {
+            return Err(ModelError::Input(format!("{} tokens for {} cached sequences", ids.len(), cache.batch())));
+        }
+        let vocab = self.config.text.vocab_size;
+        if let Some(bad) = ids.iter().find(|id| !(0..vocab).contains(*id)) {
+            return Err(ModelError::Input(format!("token id {bad}: the model's vocabulary has {vocab} entries")));
+        }
+        let positions = cache.step()?;
+        let end = cache.lens().iter().max().copied().unwrap_or(0);
+        let x = self.language.embed(&Tensor::f_from_slice(ids)?.f_to_device(self.device)?)?;
+        self.language.forward(x, &positions, end, &mut Attend::Decode(cache), None)
+    }
+
+    /// Replaces the vision epsilons of a configuration: [`VisionEps::HF`] or [`VisionEps::MEGATRON`].
+    pub fn with_vision_eps(config: ModelConfig, eps: VisionEps) -> ModelConfig {
+        let mut config = config;
+        config.vision.eps = eps;
+        config
+    }
+
+    /// Writes the model as a Hugging Face folder, with the tokenizer and processor files of `source`: see
+    /// [`crate::save_folder`].
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn save_folder(&self, dir: impl AsRef<Path>, source: impl AsRef<Path>) -> Result<()> {
+        weights::save_folder(self, dir.as_ref(), Some(source.as_ref()))
+    }
+}

@@ -1,0 +1,192 @@
+//! Compiled components on disk, so that a plugin is compiled once per machine and engine.
+//!
+//! ```text
+//!  <root>/<engine's compatibility hash>/<sha256 of the component>.cwasm
+//!  file = magic (8) | payload length, u64 LE | sha256 of the payload (32) | payload
+//! ```
+//!
+//! Loading compiled code is as trusting as loading a shared library. So the folder is this user's alone (0700, checked), files
+//! are written under a temporary name and renamed, and every read checks length and hash. Whatever goes wrong is a miss: the
+//! component is compiled again.
+
+use std::fs;
+use std::hash::Hasher;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+const MAGIC: &[u8; 8] = b"OVHAOT\0\x01";
+const HEADER: usize = 8 + 8 + 32;
+
+/// The folder of compiled components; `root` is none where no safe folder could be had.
+pub(crate) struct Cache {
+    root: Option<PathBuf>,
+}
+
+impl Cache {
+    /// Uses `dir`, else `$OVHOST_CACHE/wasm`, else `~/.cache/ovhost/wasm`.
+    pub(crate) fn open(dir: Option<PathBuf>) -> Self {
+        let from_env =
+            || std::env::var_os("OVHOST_CACHE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(v).join("wasm"));
+        let home =
+            || std::env::var_os("HOME").filter(|v| !v.is_empty()).map(|h| PathBuf::from(h).join(".cache/ovhost/wasm"));
+        let Some(root) = dir.or_else(from_env).or_else(home) else {
+            tracing::warn!("no OVHOST_CACHE and no HOME: plugins are compiled at every start");
+            return Cache { root: None };
+        };
+        match private_folder(&root) {
+            Ok(()) => Cache { root: Some(root) },
+            Err(why) => {
+                tracing::warn!(
+                    "plugin cache {} is not used, plugins are compiled at every start: {why}",
+                    root.display()
+                );
+                Cache { root: None }
+            }
+        }
+    }
+
+    fn file(&self, engine: &str, sha256: &str) -> Option<PathBuf> {
+        Some(self.root.as_ref()?.join(engine).join(format!("{sha256}.cwasm")))
+    }
+
+    /// The compiled form of the component with that hash, if there is a sound one for this engine.
+    pub(crate) fn get(&self, engine: &Engine, engine_hash: &str, sha256: &str) -> Option<Component> {
+        let file = self.file(engine_hash, sha256)?;
+        let bytes = fs::read(&file).ok()?;
+        let Some(payload) = unwrap(&bytes) else {
+            tracing::warn!("{} is damaged; compiling again", file.display());
+            return None;
+        };
+        // SAFETY: `deserialize` runs whatever code it is given, so it must be what `serialize` of this engine wrote. The file
+        // lies in a folder that only this user can write to (checked in `open`), under the engine's compatibility hash, was put
+        // there by `put` alone, and its length and sha256 match its header, so it is neither cut nor damaged.
+        match unsafe { Component::deserialize(engine, payload) } {
+            Ok(component) => Some(component),
+            Err(why) => {
+                tracing::debug!("{} does not fit this engine ({why:#}); compiling again", file.display());
+                None
+            }
+        }
+    }
+
+    /// Keeps the compiled form. A failure costs the next start a compilation, nothing else.
+    pub(crate) fn put(&self, engine_hash: &str, sha256: &str, component: &Component) {
+        let Some(file) = self.file(engine_hash, sha256) else { return };
+        let stored = component.serialize().map_err(|e| format!("{e:#}")).and_then(|payload| {
+            let folder = file.parent().unwrap_or(Path::new("."));
+            private_folder(folder)?;
+            let write = || -> std::io::Result<()> {
+                let mut temp = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+                temp.write_all(MAGIC)?;
+                temp.write_all(&(payload.len() as u64).to_le_bytes())?;
+                temp.write_all(&Sha256::digest(&payload))?;
+                temp.write_all(&payload)?;
+                temp.as_file().sync_all()?;
+                temp.persist(&file).map_err(|e| e.error)?;
+                Ok(())
+            };
+            write().map_err(|e| e.to_string())
+        });
+        if let Err(why) = stored {
+            tracing::warn!("cannot keep the compiled plugin in {}: {why}", file.display());
+        }
+    }
+}
+
+/// The payload of a cache file, if it is whole.
+fn unwrap(bytes: &[u8]) -> Option<&[u8]> {
+    let (header, payload) = bytes.split_at_checked(HEADER)?;
+    let length = u64::from_le_bytes(header[8..16].try_into().ok()?);
+    let sound = header[..8] == *MAGIC && length == payload.len() as u64 && header[16..] == Sha256::digest(payload)[..];
+    sound.then_some(payload)
+}
+
+/// Makes the folder if needed, and refuses one that others could write to.
+fn private_folder(path: &Path) -> Result<(), String> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| e.to_string())?;
+    let meta = fs::metadata(path).map_err(|e| e.to_string())?;
+    // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
+    let me = unsafe { libc::geteuid() };
+    if meta.uid() != me {
+        return Err(format!("it belongs to user {}, not to this one ({me})", meta.uid()));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!("others may write to it (mode {:o}); chmod 700 it", meta.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// The engine's settings and version as a name for a folder.
+pub(crate) fn engine_hash(engine: &Engine) -> String {
+    struct Sha(Sha256);
+    impl Hasher for Sha {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut hasher = Sha(Sha256::new());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hasher);
+    hex(&hasher.0.finalize()[..8])
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn empty_component(engine: &Engine) -> Component {
+        Component::new(engine, wat::parse_str("(component)").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn round_trip_and_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("wasm");
+        let cache = Cache::open(Some(root.clone()));
+        let engine = Engine::default();
+        assert!(cache.get(&engine, "e", "abc").is_none());
+        cache.put("e", "abc", &empty_component(&engine));
+        assert!(cache.get(&engine, "e", "abc").is_some());
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+
+        let file = root.join("e/abc.cwasm");
+        let whole = fs::read(&file).unwrap();
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for damaged in [&whole[..whole.len() - 1], &whole[..10], &flipped[..], b""] {
+            fs::write(&file, damaged).unwrap();
+            assert!(cache.get(&engine, "e", "abc").is_none());
+        }
+        assert_eq!(fs::read_dir(root.join("e")).unwrap().count(), 1, "no temporary files are left");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let cache = Cache::open(Some(folder.path().to_owned()));
+        assert!(cache.root.is_none());
+        let engine = Engine::default();
+        cache.put("e", "abc", &empty_component(&engine));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

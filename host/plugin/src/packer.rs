@@ -1,0 +1,365 @@
+//! Packers: samples in, bins out, nothing lost.
+//!
+//! ```text
+//!  push(ids, lengths) ─► open ids (host's own ledger) ─► guest ─► bins, dropped ─► struck off the ledger, one by one
+//! ```
+//! The ledger is what makes the host sure: an id that is not open cannot come back, at the end none may be open. It is part of
+//! the saved state. Order is data here, so a failure is never worked around.
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+use crate::bindings::exports::ovhost::plugin::packer as wit;
+use crate::bindings::ovhost::plugin::types;
+use crate::error::PluginError;
+use crate::instance::{CallError, Core, Counters, Guest, select};
+use crate::load::{KindIndices, Loaded, Plugin};
+use crate::log::StoreData;
+use crate::scan::Kind;
+use crate::{Batch, CallCtx, ColumnData};
+
+impl Guest for wit::Guest {
+    fn load(loaded: &Loaded, store: &mut Store<StoreData>, instance: &Instance) -> wasmtime::Result<Self> {
+        match &loaded.functions {
+            KindIndices::Packer(indices) => indices.load(store, instance),
+            _ => Err(wasmtime::Error::msg("not a packer")),
+        }
+    }
+}
+
+/// Bounds of a stream of bins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackLimits {
+    /// Most tokens in a bin.
+    pub capacity: u32,
+    /// Most samples in a bin; 0: no bound.
+    pub max_items_per_bin: u32,
+    /// Most samples held back after a call; 0: the plugin's choice.
+    pub max_open_items: u32,
+}
+
+/// Bins that are ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packing {
+    /// Ids of each bin, in order.
+    pub bins: Vec<Vec<u64>>,
+    /// Ids that the packer gives up.
+    pub dropped: Vec<u64>,
+}
+
+/// An instance of a packer: one stream.
+pub struct PackerInstance {
+    core: Core<wit::Guest>,
+    limits: Option<PackLimits>,
+    /// Length of every sample that is in the packer.
+    open: FxHashMap<u64, u32>,
+    lost: Option<String>,
+}
+
+const STATE_MAGIC: &[u8; 8] = b"OVPACK\0\x01";
+
+impl Plugin {
+    /// An instance of this packer. Errors: it is another kind, or cannot be instantiated.
+    pub fn packer(&self) -> Result<PackerInstance, PluginError> {
+        match &self.loaded().functions {
+            KindIndices::Packer(_) => Ok(PackerInstance {
+                core: Core::new(self.clone())?,
+                limits: None,
+                open: FxHashMap::default(),
+                lost: None,
+            }),
+            _ => Err(self.wrong_kind(Kind::Packer)),
+        }
+    }
+}
+
+impl PackerInstance {
+    /// What this instance did so far.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// The plugin.
+    pub fn plugin(&self) -> &Plugin {
+        &self.core.plugin
+    }
+
+    /// Number of samples that are in the packer.
+    pub fn open_items(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Begins a stream; forgets an earlier one, and an earlier failure.
+    pub fn start(&mut self, limits: &PackLimits) -> Result<(), PluginError> {
+        if self.lost.take().is_some() {
+            self.core.disarm();
+        }
+        self.open.clear();
+        self.limits = None;
+        let raw = wit::Limits {
+            capacity: limits.capacity,
+            max_items_per_bin: limits.max_items_per_bin,
+            max_open_items: limits.max_open_items,
+        };
+        let answer = self.core.call("start", 0, 0, |guest, store| guest.call_start(store, raw));
+        self.settle("start", answer)?;
+        self.limits = Some(*limits);
+        Ok(())
+    }
+
+    /// Adds samples: columns `id` (s64s, not negative, not open) and `length` (u32s, at most the capacity), others by the
+    /// plugin's `reads`. Returns the bins that became full.
+    pub fn push(&mut self, ctx: &CallCtx, items: &Batch) -> Result<Packing, PluginError> {
+        let limits = self.ready()?;
+        if items.rows == 0 {
+            return Ok(Packing::default());
+        }
+        let (columns, bytes) = select(&self.core.plugin, items, &["id", "length"])?;
+        self.enter(items, &limits)?;
+        self.core.counters.rows_in += u64::from(items.rows);
+        let wit_ctx = self.core.ctx(ctx, 0);
+        let wit_batch = types::Batch { rows: items.rows, columns: &columns };
+        let answer =
+            self.core.call("push", items.rows.into(), bytes, |guest, store| guest.call_push(store, wit_ctx, wit_batch));
+        let packing = self.settle("push", answer)?;
+        let packing = self.strike(&limits, packing).and_then(|packing| {
+            let (open, most) = (self.open.len(), limits.max_open_items as usize);
+            if most > 0 && open > most {
+                return Err(format!("it holds {open} samples back, max-open-items is {most}"));
+            }
+            Ok(packing)
+        });
+        self.keep_rule("push", packing)
+    }
+
+    /// Ends the stream: every open sample comes back.
+    pub fn flush(&mut self) -> Result<Packing, PluginError> {
+        let limits = self.ready()?;
+        let rows = self.open.len() as u64;
+        let answer = self.core.call("flush", rows, 0, |guest, store| guest.call_flush(store));
+        let packing = self.settle("flush", answer)?;
+        let packing = self.strike(&limits, packing).and_then(|packing| {
+            if self.open.is_empty() {
+                return Ok(packing);
+            }
+            let mut lost: Vec<u64> = self.open.keys().copied().collect();
+            lost.sort_unstable();
+            lost.truncate(5);
+            Err(format!("{} samples never came back, among them ids {lost:?}", self.open.len()))
+        });
+        self.keep_rule("flush", packing)
+    }
+
+    /// The stream's state: the plugin's and the host's ledger.
+    pub fn save(&mut self) -> Result<Vec<u8>, PluginError> {
+        let limits = self.ready()?;
+        let rows = self.open.len() as u64;
+        let answer = self.core.call("save", rows, 0, |guest, store| guest.call_save(store));
+        let guest = self.settle("save", answer)?;
+        let mut open: Vec<(u64, u32)> = self.open.iter().map(|(id, length)| (*id, *length)).collect();
+        open.sort_unstable();
+        let mut state = Vec::with_capacity(28 + 12 * open.len() + guest.len());
+        state.extend_from_slice(STATE_MAGIC);
+        for n in [limits.capacity, limits.max_items_per_bin, limits.max_open_items] {
+            state.extend_from_slice(&n.to_le_bytes());
+        }
+        state.extend_from_slice(&(open.len() as u64).to_le_bytes());
+        for (id, length) in open {
+            state.extend_from_slice(&id.to_le_bytes());
+            state.extend_from_slice(&length.to_le_bytes());
+        }
+        state.extend_from_slice(&guest);
+        Ok(state)
+    }
+
+    /// Continues from what `save` gave, in a stream started with the same limits.
+    pub fn restore(&mut self, state: &[u8]) -> Result<(), PluginError> {
+        let limits = self.ready()?;
+        let bad = |why: String| PluginError::State { plugin: self.core.name().to_owned(), why };
+        let saved = parse_state(state).ok_or_else(|| bad("it is cut short or was not saved by a packer".into()))?;
+        if saved.limits != limits {
+            return Err(bad(format!("it was saved under {:?} and this stream has {limits:?}", saved.limits)));
+        }
+        let fuel_bytes = saved.guest.len() as u64;
+        let rows = saved.open.len() as u64;
+        let answer = self.core.call("restore", rows, fuel_bytes, |guest, store| guest.call_restore(store, saved.guest));
+        self.settle("restore", answer)?;
+        self.open = saved.open;
+        Ok(())
+    }
+
+    /// The limits, if a stream is running and sound.
+    fn ready(&self) -> Result<PackLimits, PluginError> {
+        let plugin = || self.core.name().to_owned();
+        if let Some(earlier) = &self.lost {
+            let next = "begin the stream again, or restore a saved one after start()";
+            return Err(PluginError::Poisoned { plugin: plugin(), earlier: earlier.clone(), next });
+        }
+        self.limits.ok_or_else(|| PluginError::BadBatch { plugin: plugin(), why: "no stream was started".into() })
+    }
+
+    /// Puts the samples on the ledger; all of them or, where one is wrong, none.
+    fn enter(&mut self, items: &Batch, limits: &PackLimits) -> Result<(), PluginError> {
+        let bad = |why: String| PluginError::BadBatch { plugin: self.core.name().to_owned(), why };
+        let (Some(ColumnData::S64s(ids)), Some(ColumnData::U32s(lengths))) =
+            (items.column("id").map(|c| &c.data), items.column("length").map(|c| &c.data))
+        else {
+            return Err(bad("column id must be s64s and column length u32s".into()));
+        };
+        let mut problem = None;
+        let mut entered = 0;
+        self.open.reserve(ids.len());
+        for (id, length) in ids.iter().zip(lengths) {
+            let Ok(key) = u64::try_from(*id) else {
+                problem = Some(format!("id {id} is negative"));
+                break;
+            };
+            if *length > limits.capacity {
+                problem = Some(format!("sample {id} has {length} tokens and a bin holds {}", limits.capacity));
+                break;
+            }
+            if let Some(before) = self.open.insert(key, *length) {
+                self.open.insert(key, before);
+                problem = Some(format!("id {id} is in the packer already"));
+                break;
+            }
+            entered += 1;
+        }
+        let Some(why) = problem else { return Ok(()) };
+        for id in &ids[..entered] {
+            self.open.remove(&id.cast_unsigned());
+        }
+        Err(bad(why))
+    }
+
+    /// Turns a failed or refused call into the error that ends this stream.
+    fn settle<R>(
+        &mut self,
+        call: &'static str,
+        answer: Result<Result<R, types::PluginError>, CallError>,
+    ) -> Result<R, PluginError> {
+        let answer = answer.and_then(|inner| inner.map_err(|e| self.core.refused(call, e)));
+        answer.map_err(|e| self.end(e))
+    }
+
+    fn keep_rule(&mut self, call: &'static str, packing: Result<Packing, String>) -> Result<Packing, PluginError> {
+        let packing = packing.map_err(|rule| self.end(CallError::Output(call, rule)))?;
+        let counters = &mut self.core.counters;
+        counters.rows_kept += packing.bins.iter().map(Vec::len).sum::<usize>() as u64;
+        counters.rows_dropped += packing.dropped.len() as u64;
+        Ok(packing)
+    }
+
+    fn end(&mut self, error: CallError) -> PluginError {
+        let error = error.into_error(self.core.name(), None, None);
+        self.lost = Some(error.to_string());
+        self.core.disarm();
+        error
+    }
+
+    /// Checks an answer against the ledger and strikes it off. The error is the broken rule.
+    fn strike(&mut self, limits: &PackLimits, raw: wit::Packing) -> Result<Packing, String> {
+        let offsets = &raw.offsets[..];
+        let ends_at = offsets.last().copied().unwrap_or(0) as usize;
+        if offsets.first().is_some_and(|first| *first != 0) || ends_at != raw.ids.len() {
+            return Err(format!(
+                "offsets run from {} to {ends_at} over {} ids, they must run from 0 to their number",
+                offsets.first().copied().unwrap_or(0),
+                raw.ids.len()
+            ));
+        }
+        let mut bins = Vec::with_capacity(offsets.len().saturating_sub(1));
+        for (i, ends) in offsets.windows(2).enumerate() {
+            let ids = raw
+                .ids
+                .get(ends[0] as usize..ends[1] as usize)
+                .ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
+            if ids.is_empty() {
+                return Err(format!("bin {i} is empty"));
+            }
+            if limits.max_items_per_bin > 0 && ids.len() > limits.max_items_per_bin as usize {
+                return Err(format!(
+                    "bin {i} has {} samples, max-items-per-bin is {}",
+                    ids.len(),
+                    limits.max_items_per_bin
+                ));
+            }
+            let mut tokens = 0_u64;
+            for id in ids {
+                tokens += u64::from(self.take(*id)?);
+            }
+            if tokens > u64::from(limits.capacity) {
+                return Err(format!("bin {i} has {tokens} tokens, the capacity is {}", limits.capacity));
+            }
+            bins.push(ids.to_vec());
+        }
+        for id in &raw.dropped {
+            self.take(*id)?;
+        }
+        Ok(Packing { bins, dropped: raw.dropped })
+    }
+
+    fn take(&mut self, id: u64) -> Result<u32, String> {
+        self.open.remove(&id).ok_or_else(|| {
+            format!("it returned id {id}, which is not in the packer (never pushed, or returned before)")
+        })
+    }
+}
+
+struct Saved<'a> {
+    limits: PackLimits,
+    open: FxHashMap<u64, u32>,
+    guest: &'a [u8],
+}
+
+fn parse_state(state: &[u8]) -> Option<Saved<'_>> {
+    fn word<'a>(rest: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = rest.split_at_checked(n)?;
+        *rest = tail;
+        Some(head)
+    }
+    fn four(rest: &mut &[u8]) -> Option<u32> {
+        Some(u32::from_le_bytes(word(rest, 4)?.try_into().ok()?))
+    }
+    fn eight(rest: &mut &[u8]) -> Option<u64> {
+        Some(u64::from_le_bytes(word(rest, 8)?.try_into().ok()?))
+    }
+    let mut rest = state.strip_prefix(STATE_MAGIC)?;
+    let limits = PackLimits {
+        capacity: four(&mut rest)?,
+        max_items_per_bin: four(&mut rest)?,
+        max_open_items: four(&mut rest)?,
+    };
+    let n = usize::try_from(eight(&mut rest)?).ok()?;
+    let mut table = word(&mut rest, n.checked_mul(12)?)?;
+    let mut open = FxHashMap::default();
+    for _ in 0..n {
+        open.insert(eight(&mut table)?, four(&mut table)?);
+    }
+    (open.len() == n).then_some(Saved { limits, open, guest: rest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_state_is_refused() {
+        let mut state = STATE_MAGIC.to_vec();
+        for n in [10_u32, 0, 0] {
+            state.extend(n.to_le_bytes());
+        }
+        state.extend(1_u64.to_le_bytes());
+        state.extend(7_u64.to_le_bytes());
+        state.extend(3_u32.to_le_bytes());
+        state.extend(b"guest");
+        let saved = parse_state(&state).unwrap();
+        assert_eq!((saved.limits.capacity, saved.open[&7], saved.guest), (10, 3, &b"guest"[..]));
+        assert!(parse_state(&state[..39]).is_none());
+        assert!(parse_state(b"OVPACK").is_none());
+        state[20] = 0xff;
+        assert!(parse_state(&state).is_none(), "a count that the bytes cannot hold");
+    }
+}

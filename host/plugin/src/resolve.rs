@@ -1,0 +1,111 @@
+//! From what a recipe or a flag says to the file of a plugin.
+//!
+//! In: a name such as `packers/padding_free.wasm` (the suffix may be left out). Out: the first existing of: as given, in the
+//! recipe's folder, in `$OVHOST_PLUGIN_PATH`, in the built-in folders; else an error with every place and near names.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::error::PluginError;
+
+/// Finds a plugin's file. `builtin_dirs` are the folders of the first-party plugins.
+pub fn resolve(name: &str, recipe_dir: Option<&Path>, builtin_dirs: &[PathBuf]) -> Result<PathBuf, PluginError> {
+    let search = std::env::var_os("OVHOST_PLUGIN_PATH");
+    resolve_with(name, recipe_dir, search.as_deref(), builtin_dirs)
+}
+
+fn resolve_with(
+    name: &str,
+    recipe_dir: Option<&Path>,
+    search: Option<&OsStr>,
+    builtin_dirs: &[PathBuf],
+) -> Result<PathBuf, PluginError> {
+    let given = Path::new(name.strip_prefix("file://").unwrap_or(name));
+    let mut folders: Vec<PathBuf> = vec![PathBuf::new()];
+    if given.is_relative() {
+        folders.extend(recipe_dir.map(Path::to_owned));
+        folders.extend(search.into_iter().flat_map(std::env::split_paths).filter(|p| !p.as_os_str().is_empty()));
+        folders.extend_from_slice(builtin_dirs);
+    }
+    let mut names = vec![given.to_owned()];
+    if given.extension() != Some(OsStr::new("wasm")) {
+        let mut with = given.as_os_str().to_owned();
+        with.push(".wasm");
+        names.push(with.into());
+    }
+    let mut tried = Vec::new();
+    for folder in &folders {
+        for name in &names {
+            let path = folder.join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+            if !tried.contains(&path) {
+                tried.push(path);
+            }
+        }
+    }
+    Err(PluginError::NotFound { name: name.to_owned(), near: near(given, &folders[1..]), tried })
+}
+
+/// Up to four plugins in the folders whose file names are like the wanted one, as a recipe would write them.
+fn near(wanted: &Path, folders: &[PathBuf]) -> Vec<String> {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let wanted = stem(wanted);
+    let mut found = BTreeSet::new();
+    for folder in folders {
+        let below = list(folder).into_iter().filter(|p| p.is_dir());
+        for place in std::iter::once(folder.clone()).chain(below) {
+            for file in list(&place).into_iter().filter(|p| p.extension() == Some(OsStr::new("wasm"))) {
+                let score = strsim::jaro_winkler(&wanted, &stem(&file));
+                let inside = stem(&file).contains(&wanted) || wanted.contains(&stem(&file));
+                if score > 0.75 || inside {
+                    let shown = file.strip_prefix(folder).unwrap_or(&file).display().to_string();
+                    found.insert((u64::MAX - (score * 1e6) as u64, shown));
+                }
+            }
+        }
+    }
+    let mut names: Vec<String> = found.into_iter().map(|(_, name)| name).collect();
+    names.dedup();
+    names.truncate(4);
+    names
+}
+
+/// What a folder holds; nothing if it cannot be read, since this only serves a hint.
+fn list(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().take(1000).filter_map(|e| Some(e.ok()?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn places_are_tried_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |p: &str| root.path().join(p);
+        for file in
+            ["builtin/packers/padding_free.wasm", "search/b.wasm", "builtin/b.wasm", "recipe/c.wasm", "search/c.wasm"]
+        {
+            fs::create_dir_all(at(file).parent().unwrap()).unwrap();
+            fs::write(at(file), "").unwrap();
+        }
+        let search = std::env::join_paths([at("nowhere"), at("search")]).unwrap();
+        let find = |name: &str| resolve_with(name, Some(&at("recipe")), Some(&search), &[at("builtin")]);
+        assert_eq!(find("packers/padding_free.wasm").unwrap(), at("builtin/packers/padding_free.wasm"));
+        assert_eq!(find("packers/padding_free").unwrap(), at("builtin/packers/padding_free.wasm"));
+        assert_eq!(find("b.wasm").unwrap(), at("search/b.wasm"));
+        assert_eq!(find("c.wasm").unwrap(), at("recipe/c.wasm"));
+        assert_eq!(find(at("builtin/b.wasm").to_str().unwrap()).unwrap(), at("builtin/b.wasm"));
+
+        let error = find("packers/paddingfree.wasm").unwrap_err().to_string();
+        assert!(error.contains("Near names: packers/padding_free.wasm"), "{error}");
+        for place in ["recipe/packers", "nowhere/packers", "search/packers", "builtin/packers"] {
+            assert!(error.contains(place), "{error} lacks {place}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What a file is and what it wants, before anything of it is compiled or run.
+//!
+//! In: the bytes of a file. Out: its plugin kind and contract version, or an error that says what the file is instead.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use wasmparser::{Parser, Payload};
+
+use crate::error::{PluginError, clip};
+
+/// The four kinds of plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Keeps or drops rows.
+    Filter,
+    /// Groups samples into bins.
+    Packer,
+    /// Turns a row into what the model reads.
+    Prompt,
+    /// Scores answers.
+    Metric,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 4] = [Kind::Filter, Kind::Packer, Kind::Prompt, Kind::Metric];
+
+    /// Name of its interface in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Filter => "filter",
+            Kind::Packer => "packer",
+            Kind::Prompt => "prompt",
+            Kind::Metric => "metric",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+const PACKAGE: &str = "ovhost:plugin/";
+
+/// Version of the contract that this host offers; it loads guests of every 0.1.x.
+pub const WIT_VERSION: &str = "0.1.0";
+
+/// Kind and contract version of a component.
+#[derive(Debug)]
+pub(crate) struct Surface {
+    pub kind: Kind,
+    pub wit_version: String,
+}
+
+/// Reads the outermost imports and exports.
+pub(crate) fn scan(path: &Path, bytes: &[u8]) -> Result<Surface, PluginError> {
+    header(bytes).map_err(|why| PluginError::NotAComponent { path: path.to_owned(), why })?;
+    let (imports, exports) =
+        names(bytes).map_err(|e| PluginError::Invalid { path: path.to_owned(), why: e.to_string() })?;
+    let refused: Vec<String> = imports.iter().filter_map(|name| refuse_import(name)).collect();
+    if !refused.is_empty() {
+        return Err(PluginError::Imports { path: path.to_owned(), imports: refused });
+    }
+    surface(&exports).map_err(|why| PluginError::Exports { path: path.to_owned(), why })
+}
+
+fn header(bytes: &[u8]) -> Result<(), String> {
+    let build = "build a component: `ovhost plugin build`, or cargo with wasm-component-ld as the linker";
+    if bytes.starts_with(b"\x7fELF") {
+        return Err(
+            "it is machine code (ELF), perhaps a precompiled .cwasm. Compiled code is never loaded from a file that a \
+                    user names; give the .wasm that it was made from"
+                .into(),
+        );
+    }
+    if !bytes.starts_with(b"\0asm") {
+        let text = bytes.iter().position(|b| !b.is_ascii_whitespace()).is_some_and(|i| bytes[i..].starts_with(b"("));
+        return Err(if text {
+            "it looks like the WebAssembly text format; convert it with `wasm-tools parse`".into()
+        } else {
+            let seen: Vec<String> = bytes.iter().take(4).map(|b| format!("{b:02x}")).collect();
+            format!("its first bytes are [{}], not 00 61 73 6d", seen.join(" "))
+        });
+    }
+    match bytes.get(4..8) {
+        Some([0x0d, 0, 1, 0]) => Ok(()),
+        Some([1, 0, 0, 0]) => Err(format!("it is a core module; {build}")),
+        Some(other) => Err(format!("its format version {other:?} is not known to this host; {build}")),
+        None => Err("it ends inside the header".into()),
+    }
+}
+
+/// Names of the outermost imports, and of the outermost exports.
+fn names(bytes: &[u8]) -> wasmparser::Result<(Vec<String>, Vec<String>)> {
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
+}
+
+/// The name as an error shows it, if the import is not one of the two that the contract gives.
+fn refuse_import(name: &str) -> Option<String> {
+    let shown = clip(name, 200);
+    match name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) {
+        Some(("log" | "types", version)) if compatible(version) => None,
+        Some(("log" | "types", _)) => Some(format!("{shown} (this host offers 0.1.x, {WIT_VERSION})")),
+        _ => Some(shown.to_owned()),
+    }
+}
+
+/// A 0.1.x guest: cargo's rule for versions below 1.
+fn compatible(version: &str) -> bool {
+    let mut parts = version.splitn(3, '.');
+    let patch = |p: &str| p.split(['-', '+']).next().is_some_and(|n| n.parse::<u32>().is_ok());
+    parts.next() == Some("0") && parts.next() == Some("1") && parts.next().is_some_and(patch)
+}
+
+fn surface(exports: &[String]) -> Result<Surface, String> {
+    let mut lifecycle = false;
+    let mut kinds: Vec<(Kind, &str)> = Vec::new();
+    for export in exports {
+        let Some((interface, version)) = export.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
+            continue;
+        };
+        let kind = Kind::ALL.into_iter().find(|k| k.name() == interface);
+        if kind.is_none() && interface != "lifecycle" {
+            continue;
+        }
+        if !compatible(version) {
+            let version = clip(version, 40);
+            return Err(format!(
+                "it was built for {interface} {version} and this host offers 0.1.x ({WIT_VERSION}); build it with the \
+                 ovhost-sdk of this host"
+            ));
+        }
+        match kind {
+            Some(kind) => kinds.push((kind, version)),
+            None => lifecycle = true,
+        }
+    }
+    let seen = || match exports.len() {
+        0 => "nothing".to_owned(),
+        _ => exports.iter().take(8).map(|e| clip(e, 80)).collect::<Vec<_>>().join(", "),
+    };
+    match kinds[..] {
+        [] => Err(format!("it exports none of ovhost:plugin/{{filter,packer,prompt,metric}}, but {}", seen())),
+        [(kind, version)] if lifecycle => Ok(Surface { kind, wit_version: version.to_owned() }),
+        [(kind, _)] => Err(format!("it exports {kind} without ovhost:plugin/lifecycle, which every plugin needs")),
+        [(first, _), (second, _), ..] => Err(format!(
+            "it exports both {first} and {second}; a component holds plugins of one kind (and may hold several)"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan_text(wat: &str) -> Result<Surface, String> {
+        scan(Path::new("x.wasm"), &wat::parse_str(wat).unwrap()).map_err(|e| e.to_string())
+    }
+
+    fn component(imports: &[&str], exports: &[&str]) -> String {
+        let imports: String = imports.iter().map(|i| format!("(import \"{i}\" (instance))")).collect();
+        let exports: String = exports.iter().map(|e| format!("(export \"{e}\" (instance $e))")).collect();
+        format!("(component {imports} (component $c) (instance $e (instantiate $c)) {exports})")
+    }
+
+    #[test]
+    fn kind_and_version_come_from_the_exports() {
+        let life = "ovhost:plugin/lifecycle@0.1.0";
+        for kind in Kind::ALL {
+            let export = format!("ovhost:plugin/{kind}@0.1.7");
+            let surface = scan_text(&component(&["ovhost:plugin/log@0.1.2"], &[life, &export])).unwrap();
+            assert_eq!((surface.kind, surface.wit_version.as_str()), (kind, "0.1.7"));
+        }
+        let error = |exports: &[&str]| scan_text(&component(&[], exports)).unwrap_err();
+        assert!(error(&[]).contains("but nothing"));
+        assert!(error(&["ovhost:plugin/filter@0.1.0"]).contains("without ovhost:plugin/lifecycle"));
+        assert!(error(&[life, "ovhost:plugin/filter@0.2.0"]).contains("built for filter 0.2.0"));
+        assert!(
+            error(&[life, "ovhost:plugin/filter@0.1.0", "ovhost:plugin/metric@0.1.0"])
+                .contains("both filter and metric")
+        );
+    }
+
+    #[test]
+    fn other_imports_are_listed() {
+        let imports = ["wasi:cli/environment@0.2.0", "ovhost:plugin/log@0.1.0", "ovhost:plugin/types@0.3.0"];
+        let error = scan_text(&component(&imports, &["ovhost:plugin/lifecycle@0.1.0"])).unwrap_err();
+        assert!(error.contains("\n  wasi:cli/environment@0.2.0\n"), "{error}");
+        assert!(error.contains("ovhost:plugin/types@0.3.0 (this host offers 0.1.x"), "{error}");
+        assert!(!error.contains("plugin/log@"), "{error}");
+    }
+
+    #[test]
+    fn imports_of_nested_components_do_not_count() {
+        let text = r#"(component (component (import "wasi:cli/environment@0.2.0" (instance))) (core module))"#;
+        assert!(scan_text(text).unwrap_err().contains("exports none of"));
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let error = |bytes: &[u8]| scan(Path::new("x.wasm"), bytes).unwrap_err().to_string();
+        assert!(error(b"\x7fELF\x02").contains("machine code"));
+        assert!(error(b"\0asm\x01\0\0\0").contains("core module"));
+        assert!(error(b" (component)").contains("text format"));
+        assert!(error(b"PK\x03\x04").contains("[50 4b 03 04]"));
+        assert!(error(b"").contains("first bytes are []"));
+        assert!(error(b"\0asm").contains("ends inside the header"));
+        let cut = &wat::parse_str("(component (core module))").unwrap()[..12];
+        assert!(error(cut).contains("not a valid component"));
+    }
+}

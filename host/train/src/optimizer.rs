@@ -1,0 +1,207 @@
+//! AdamW over the model's parameters: groups by module and decay, fp32 masters under bf16, global clipping.
+//!
+//! ```text
+//!  param.grad ─► (fp32 accumulator under bf16) ─► clip by global norm ─► fused AdamW on masters ─► param
+//! ```
+
+use anyhow::{Context, Result, ensure};
+use ovhost_model::{Module, Param};
+use tch::{Kind, Tensor};
+
+use crate::recipe::{ModuleConfig, TrainConfig};
+
+/// State of one trained parameter.
+struct Slot {
+    name: String,
+    /// The model's own tensor.
+    param: Tensor,
+    /// fp32 copy that is updated; the parameter itself where that is fp32.
+    master: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    /// Number of updates, as the fused kernel wants it: one fp32 scalar per parameter.
+    step: Tensor,
+    /// fp32 sum of gradients over micro-batches; only where the parameter is not fp32.
+    sum: Option<Tensor>,
+}
+
+/// Parameters with one learning rate and one weight decay.
+struct Group {
+    lr: f64,
+    weight_decay: f64,
+    slots: Vec<Slot>,
+}
+
+/// AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), bias-corrected.
+pub struct AdamW {
+    groups: Vec<Group>,
+    betas: [f64; 2],
+    eps: f64,
+    clip: f64,
+}
+
+fn module_config(config: &TrainConfig, module: Module) -> &ModuleConfig {
+    match module {
+        Module::Vision => &config.vision,
+        Module::Merger => &config.merger,
+        Module::Language => &config.language,
+    }
+}
+
+impl AdamW {
+    /// Marks the trained parameters as such, freezes the others, and makes their state.
+    ///
+    /// # Errors
+    /// Torch errors only.
+    pub fn new(params: Vec<Param>, config: &TrainConfig) -> Result<Self> {
+        let mut groups: Vec<Group> = Vec::new();
+        for Param { name, tensor, module } in params {
+            let own = module_config(config, module);
+            let tensor = tensor.set_requires_grad(own.train);
+            if !own.train {
+                continue;
+            }
+            let lr = own.lr.unwrap_or(config.lr);
+            // 1-D tensors (norms, biases, class embedding) have no scale to shrink; class_pos_emb is [1, d].
+            let matrix = tensor.size().iter().filter(|&&d| d > 1).count() > 1;
+            let weight_decay = if matrix { config.weight_decay } else { 0.0 };
+            let fp32 = tensor.kind() == Kind::Float;
+            let master = if fp32 { tensor.shallow_clone() } else { tensor.detach().to_kind(Kind::Float) };
+            let state = || master.detach().zeros_like();
+            let slot = Slot {
+                exp_avg: state(),
+                exp_avg_sq: state(),
+                step: Tensor::zeros([], (Kind::Float, tensor.device())),
+                sum: (!fp32).then(state),
+                name,
+                param: tensor,
+                master,
+            };
+            match groups.iter_mut().find(|g| g.lr == lr && g.weight_decay == weight_decay) {
+                Some(group) => group.slots.push(slot),
+                None => groups.push(Group { lr, weight_decay, slots: vec![slot] }),
+            }
+        }
+        Ok(AdamW { groups, betas: config.betas, eps: config.eps, clip: config.clip_grad_norm })
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.groups.iter().flat_map(|g| &g.slots)
+    }
+
+    /// Number of trained values.
+    pub fn trained_values(&self) -> usize {
+        self.slots().map(|s| s.param.numel()).sum()
+    }
+
+    /// To be called after each micro-batch's backward pass: under bf16, moves its gradients to the fp32 sums.
+    pub fn collect(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for slot in self.groups.iter_mut().flat_map(|g| &mut g.slots) {
+            let Some(sum) = &mut slot.sum else { continue };
+            let mut grad = slot.param.grad();
+            if grad.defined() {
+                let _ = sum.f_add_(&grad.to_kind(Kind::Float))?;
+                let _ = grad.f_zero_()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clips, updates and clears the gradients. `factor` scales every group's rate. Returns the gradient norm before
+    /// clipping, as a tensor: reading it waits for the device.
+    pub fn update(&mut self, factor: f64) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        // A parameter that no sample of this update used has no gradient; it still decays and its moments still fade,
+        // as with a gradient of zero, so that the update does not depend on how samples were grouped.
+        let grads: Vec<Vec<Tensor>> = self
+            .groups
+            .iter()
+            .map(|g| {
+                let grad = |s: &Slot| match &s.sum {
+                    Some(sum) => sum.shallow_clone(),
+                    None => {
+                        let grad = s.param.grad();
+                        if grad.defined() { grad } else { s.master.detach().zeros_like() }
+                    }
+                };
+                g.slots.iter().map(grad).collect()
+            })
+            .collect();
+        let all: Vec<&Tensor> = grads.iter().flatten().collect();
+        let norm = ovhost_torch::foreach_norm(&all).context("norm of the gradients")?;
+        if self.clip > 0.0 {
+            ovhost_torch::foreach_clip_(&all, &norm, self.clip).context("clipping the gradients")?;
+        }
+        for (group, grads) in self.groups.iter_mut().zip(&grads) {
+            let masters: Vec<Tensor> = group.slots.iter().map(|s| s.master.detach()).collect();
+            let list = |f: fn(&Slot) -> &Tensor| group.slots.iter().map(f).collect::<Vec<_>>();
+            ovhost_torch::fused_adamw_(
+                &masters.iter().collect::<Vec<_>>(),
+                &grads.iter().collect::<Vec<_>>(),
+                &list(|s| &s.exp_avg),
+                &list(|s| &s.exp_avg_sq),
+                &list(|s| &s.step),
+                ovhost_torch::AdamWOptions {
+                    lr: group.lr * factor,
+                    beta1: self.betas[0],
+                    beta2: self.betas[1],
+                    weight_decay: group.weight_decay,
+                    eps: self.eps,
+                },
+            )
+            .context("AdamW")?;
+            for slot in &mut group.slots {
+                if let Some(sum) = &mut slot.sum {
+                    slot.param.detach().f_copy_(&slot.master)?;
+                    let _ = sum.f_zero_()?;
+                }
+                slot.param.zero_grad();
+            }
+        }
+        Ok(norm)
+    }
+
+    /// The state to save: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME` and, under bf16, `master.NAME`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut out = Vec::new();
+        for slot in self.slots() {
+            for (kind, tensor) in slot.tensors() {
+                out.push((format!("{kind}.{}", slot.name), tensor.detach()));
+            }
+        }
+        out
+    }
+
+    /// Restores what [`AdamW::state`] gave.
+    ///
+    /// # Errors
+    /// Names a tensor that is missing, left over or of another shape.
+    pub fn load_state(&mut self, mut saved: std::collections::HashMap<String, Tensor>) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for slot in self.slots() {
+            for (kind, tensor) in slot.tensors() {
+                let key = format!("{kind}.{}", slot.name);
+                let from = saved.remove(&key).with_context(|| format!("the optimiser state lacks {key}"))?;
+                ensure!(
+                    from.size() == tensor.size(),
+                    "optimiser state {key} has shape {:?}, the model needs {:?}",
+                    from.size(),
+                    tensor.size()
+                );
+                tensor.detach().f_copy_(&from)?;
+            }
+        }
+        if let Some(extra) = saved.keys().next() {
+            anyhow::bail!("the optimiser state has {extra}, which this model does not train");
+        }
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn tensors(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let master = self.sum.is_some().then_some(("master", &self.master));
+        [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq), ("step", &self.step)].into_iter().chain(master)
+    }
+}

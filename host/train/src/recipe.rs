@@ -1,0 +1,412 @@
+//! The recipe: one TOML file per run. Every key is declared once, here or in the crate that it configures, with its
+//! documentation; parsing, error messages, `ovhost recipe keys` and the editor schema come from these declarations.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use ovhost_data::loader::DataConfig;
+use ovhost_plugin::{Limits, PluginSpec};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Decay;
+
+/// A whole recipe.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Where the run is written and how it is repeated.
+    #[serde(default)]
+    pub run: RunConfig,
+    /// Which model is trained.
+    pub model: ModelSource,
+    /// What it is trained on.
+    pub data: DataConfig,
+    /// The sandboxed components that the data passes through.
+    pub plugins: PluginSet,
+    /// How it is trained.
+    pub train: TrainConfig,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// What `ovhost eval` does with this recipe.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Folder of the run, relative to the recipe: run.json, metrics.jsonl, rejects.jsonl, checkpoints/, model/.
+    pub folder: PathBuf,
+    /// Seed of everything random: shuffling, plugins, dropout.
+    pub seed: u64,
+    /// Threads of one tensor operation; 0 takes one per core. Results repeat bit for bit only for the same number.
+    pub threads: u32,
+    /// auto (CUDA where there is one), cpu, or cuda:N.
+    pub device: String,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig { folder: "runs/default".into(), seed: 1, threads: 0, device: "auto".into() }
+    }
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// Model folder in Hugging Face layout, relative to the recipe: config, weights, tokenizer, processor.
+    pub folder: PathBuf,
+    /// Precision of weights and activations; with bf16 the optimiser keeps fp32 masters.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// Arithmetic of the forward and backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit floats end to end.
+    Fp32,
+    /// bfloat16 weights and activations, fp32 masters and moments.
+    #[default]
+    Bf16,
+}
+
+/// One use of a plugin.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginUse {
+    /// Path of the component: as given, beside the recipe, in $OVHOST_PLUGIN_PATH, or a first-party one ("packers/padding_free.wasm").
+    pub plugin: String,
+    /// Name of this use in logs and records; the file's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// SHA-256 that the file must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Which of the component's plugins; needed only where it holds several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// The plugin's own configuration, checked against its schema.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Files that the plugin may read at its start, by the names that it documents.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub assets: BTreeMap<String, PathBuf>,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl PluginUse {
+    /// A use by path alone, as `--plugins` names it.
+    pub fn bare(plugin: impl Into<String>) -> Self {
+        PluginUse {
+            plugin: plugin.into(),
+            name: None,
+            sha256: None,
+            entry: None,
+            config: Default::default(),
+            assets: Default::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The loader's request for this use; relative assets are taken from `recipe_dir`.
+    pub fn spec(&self, path: PathBuf, recipe_dir: &Path, seed: u64) -> PluginSpec {
+        PluginSpec {
+            path,
+            name: self.name.clone(),
+            sha256: self.sha256.clone(),
+            entry: self.entry.clone(),
+            config: serde_json::Value::Object(self.config.clone()),
+            assets: self.assets.iter().map(|(k, v)| (k.clone(), recipe_dir.join(v))).collect(),
+            limits: self.limits.clone(),
+            seed,
+        }
+    }
+}
+
+/// `[plugins]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginSet {
+    /// Keep or drop samples, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filter: Vec<PluginUse>,
+    /// Turns a sample into a conversation.
+    pub prompt: PluginUse,
+    /// Groups samples into packs.
+    pub packer: PluginUse,
+    /// Score answers in `ovhost eval`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metric: Vec<PluginUse>,
+}
+
+/// `[train]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Updates of the weights.
+    pub steps: u64,
+    /// Micro-batches whose gradients make one update.
+    #[serde(default = "one")]
+    pub accumulation: u64,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Rate at the last step.
+    #[serde(default)]
+    pub min_lr: f64,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// cosine, linear or constant after warm-up.
+    #[serde(default = "cosine")]
+    pub decay: Decay,
+    /// AdamW's decay rates of the moments.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay, of matrices only: biases, norms and other 1-D tensors never decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Global L2 norm that gradients are clipped to; 0 does not clip.
+    #[serde(default = "one_f")]
+    pub clip_grad_norm: f64,
+    /// token_mean: mean over every learnt token of the update. micro_mean: mean of the micro-batches' means, as the
+    /// reference trains.
+    #[serde(default)]
+    pub loss: LossMean,
+    /// The vision tower.
+    #[serde(default)]
+    pub vision: ModuleConfig,
+    /// The merger between vision and language.
+    #[serde(default)]
+    pub merger: ModuleConfig,
+    /// The language model.
+    #[serde(default)]
+    pub language: ModuleConfig,
+    /// Steps between two lines of metrics.jsonl.
+    #[serde(default = "one")]
+    pub log_every: u64,
+}
+
+/// How the losses of an update are averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossMean {
+    /// Sum over the update's learnt tokens divided by their number.
+    #[default]
+    TokenMean,
+    /// Mean of micro-batch means.
+    MicroMean,
+}
+
+/// `[train.vision]`, `[train.merger]`, `[train.language]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModuleConfig {
+    /// False freezes the module.
+    pub train: bool,
+    /// Its own peak rate; `lr` if absent. The schedule's shape is shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+}
+
+impl Default for ModuleConfig {
+    fn default() -> Self {
+        ModuleConfig { train: true, lr: None }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; 0 writes one only at the end or when interrupted.
+    pub every: u64,
+    /// Newest checkpoints that stay on disk.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        CheckpointConfig { every: 500, keep: 2 }
+    }
+}
+
+/// `[eval]`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalConfig {
+    /// Shards to evaluate on, relative to the recipe.
+    pub shards: Vec<String>,
+    /// Most tokens of an answer; the model folder's generation_config.json decides if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Questions answered at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+}
+
+fn one() -> u64 {
+    1
+}
+fn one_f() -> f64 {
+    1.0
+}
+fn cosine() -> Decay {
+    Decay::Cosine
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.95]
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+
+/// Keys that say how a run is carried out and not what it computes: they may differ when it is resumed.
+const CONTROL_KEYS: [&str; 8] = [
+    "run.folder",
+    "run.device",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.workers",
+    "data.prefetch",
+    "train.log_every",
+    "eval",
+];
+
+impl Recipe {
+    /// Reads a recipe, applies `key=value` settings, and checks it.
+    ///
+    /// # Errors
+    /// Names file, line and column of a mistake, and the nearest valid key for an unknown one.
+    pub fn read(path: &Path, settings: &[String]) -> Result<Recipe> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "the recipe {} cannot be read; name one with --recipe FILE or run this in a folder that has a recipe.toml",
+                path.display()
+            )
+        })?;
+        // First as it stands, so that a mistake is shown at its line; then with the settings of the command line.
+        let parsed: Recipe = toml::from_str(&text).map_err(|e| explain(&e, &path.display().to_string()))?;
+        let recipe = if settings.is_empty() {
+            parsed
+        } else {
+            let mut table: toml::Table = toml::from_str(&text).map_err(|e| explain(&e, &path.display().to_string()))?;
+            for setting in settings {
+                apply(&mut table, setting)?;
+            }
+            let merged = toml::to_string(&table).context("writing the recipe with its settings")?;
+            toml::from_str(&merged).map_err(|e| explain(&e, &format!("--set {}", settings.join(" --set "))))?
+        };
+        recipe.check().with_context(|| format!("in {}", path.display()))?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        let t = &self.train;
+        ensure!(t.steps > 0, "train.steps is 0; a run needs at least one step");
+        ensure!(t.accumulation > 0, "train.accumulation is 0; 1 means no accumulation");
+        ensure!(t.lr.is_finite() && t.lr > 0.0, "train.lr is {}; it must be above 0", t.lr);
+        ensure!((0.0..=t.lr).contains(&t.min_lr), "train.min_lr is {}; it must lie between 0 and train.lr ({})", t.min_lr, t.lr);
+        ensure!(t.warmup_steps <= t.steps, "train.warmup_steps ({}) exceeds train.steps ({})", t.warmup_steps, t.steps);
+        for beta in t.betas {
+            ensure!((0.0..1.0).contains(&beta), "train.betas has {beta}; each must be at least 0 and below 1");
+        }
+        ensure!(t.eps > 0.0, "train.eps is {}; it must be above 0", t.eps);
+        ensure!(t.weight_decay >= 0.0, "train.weight_decay is {}; it must not be negative", t.weight_decay);
+        ensure!(t.clip_grad_norm >= 0.0, "train.clip_grad_norm is {}; 0 means no clipping", t.clip_grad_norm);
+        ensure!(t.log_every > 0, "train.log_every is 0; 1 logs every step");
+        if !(t.vision.train || t.merger.train || t.language.train) {
+            bail!("train.vision, train.merger and train.language are all frozen: nothing would be trained");
+        }
+        ensure!(self.checkpoint.keep > 0, "checkpoint.keep is 0; the newest checkpoint must stay");
+        Ok(())
+    }
+
+    /// JSON Schema of a recipe, for editors.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(Recipe)
+    }
+
+    /// The keys in which `other` would compute something else than `self`, as `key: ours -> theirs`.
+    pub fn differences(&self, other: &serde_json::Value) -> Result<Vec<String>> {
+        let ours = serde_json::to_value(self)?;
+        let mut out = Vec::new();
+        compare("", &ours, other, &mut out);
+        Ok(out)
+    }
+}
+
+fn compare(path: &str, ours: &serde_json::Value, theirs: &serde_json::Value, out: &mut Vec<String>) {
+    use serde_json::Value::{Null, Object};
+    if CONTROL_KEYS.contains(&path) {
+        return;
+    }
+    match (ours, theirs) {
+        (Object(a), Object(b)) => {
+            let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null), out);
+            }
+        }
+        _ if ours != theirs => out.push(format!("{path}: {theirs} then, {ours} now")),
+        _ => {}
+    }
+}
+
+/// Applies `a.b=value`; the value is TOML, or a plain string where it is no TOML value.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (key, value) = setting
+        .split_once('=')
+        .with_context(|| format!("--set {setting}: expected key=value, as in --set train.lr=3e-4"))?;
+    let value = match toml::from_str::<toml::Table>(&format!("v = {value}")) {
+        Ok(mut parsed) => parsed.remove("v").unwrap_or_else(|| toml::Value::String(value.to_owned())),
+        Err(_) => toml::Value::String(value.to_owned()),
+    };
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let Some(last) = parts.pop().filter(|l| !l.is_empty()) else { bail!("--set {setting}: the key is empty") };
+    let mut here = table;
+    for part in parts {
+        let next = here.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        here = match next {
+            toml::Value::Table(t) => t,
+            other => bail!("--set {setting}: {part} is a {} in the recipe, not a table", other.type_str()),
+        };
+    }
+    here.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// A TOML error with the nearest valid key where serde names the valid ones.
+fn explain(error: &toml::de::Error, place: &str) -> anyhow::Error {
+    let message = error.message();
+    let hint = unknown_field(message)
+        .and_then(|(seen, valid)| {
+            let near = valid.iter().map(|v| (strsim::jaro_winkler(&seen, v), v)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+            (near.0 > 0.7).then(|| format!("\ndid you mean `{}`?", near.1))
+        })
+        .unwrap_or_default();
+    anyhow!("{place}: {}{hint}\n(`ovhost recipe keys` lists every key with its meaning)", error.to_string().trim_end())
+}
+
+/// The unknown field and the valid ones out of serde's message.
+fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
+    let rest = message.split("unknown field `").nth(1)?;
+    let mut ticks = rest.split('`');
+    let seen = ticks.next()?.to_owned();
+    let valid = ticks.skip(1).step_by(2).map(str::to_owned).filter(|s| !s.is_empty()).collect::<Vec<_>>();
+    (!valid.is_empty()).then_some((seen, valid))
+}

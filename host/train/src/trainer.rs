@@ -1,0 +1,460 @@
+//! The training loop: steps, records, checkpoints, resume.
+//!
+//! ```text
+//!  Loader ─► accumulation × MicroBatch ─► loss sum / learnt tokens of the update ─► backward ─► AdamW
+//!                    │                                                               │
+//!                    └ rejects.jsonl                              metrics.jsonl ◄────┴─► checkpoint every N steps
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use ovhost_data::loader::{Loader, LoaderState, MicroBatch};
+use ovhost_model::{LlavaOnevision, LoadOptions, PackedInput, Targets};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+use tracing::{info, warn};
+
+use crate::{
+    checkpoint::{self, STATE_VERSION, State},
+    optimizer::AdamW,
+    recipe::{LossMean, Precision, Recipe},
+    run_folder::{Lines, RunFolder},
+    schedule,
+};
+
+/// A run to be made.
+pub struct TrainOptions {
+    /// The recipe as resolved.
+    pub recipe: Recipe,
+    /// Folder that its relative paths start from.
+    pub recipe_dir: PathBuf,
+    /// Where tensors live.
+    pub device: Device,
+    /// Continue the run in the run folder from its newest whole checkpoint.
+    pub resume: bool,
+    /// Continue although the recipe differs from the run's.
+    pub allow_recipe_change: bool,
+    /// Identity of every plugin, for the records.
+    pub plugins: serde_json::Value,
+    /// Set by a signal handler: finish the step, save, return.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+pub struct TrainSummary {
+    /// Updates done in all.
+    pub steps: u64,
+    /// True where a signal ended the run before its last step.
+    pub interrupted: bool,
+    /// Loss of the last update.
+    pub loss: f64,
+    /// Real tokens seen in all.
+    pub tokens: u64,
+    /// Wall seconds of this process's part.
+    pub seconds: f64,
+    /// The trained model, where the run is complete.
+    pub model: Option<PathBuf>,
+    /// Newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+    /// Mean share of the packs that was filled.
+    pub fill: f64,
+    /// Samples that were rejected, in all.
+    pub rejects: u64,
+}
+
+/// One line of metrics.jsonl.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Update, from 1.
+    pub step: u64,
+    /// Mean cross-entropy over the update's learnt tokens, in nats.
+    pub loss: f64,
+    /// Rate of the base group.
+    pub lr: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Real tokens of the update.
+    pub tokens: u64,
+    /// Tokens that the loss covers.
+    pub learnt_tokens: u64,
+    /// Images of the update.
+    pub images: u64,
+    /// Samples of the update.
+    pub samples: u64,
+    /// Real tokens divided by the packs' capacity.
+    pub fill: f64,
+    /// Real tokens a second.
+    pub tokens_per_s: f64,
+    /// Share of the step spent waiting for data.
+    pub data_wait: f64,
+}
+
+/// Makes the loader of a run: from its start, or from the state of a checkpoint.
+pub type MakeLoader<'a> = dyn FnOnce(Option<LoaderState>) -> Result<Loader> + 'a;
+
+/// Trains until the last step, the end of the data, or a signal.
+///
+/// # Errors
+/// Anything that would make the result wrong: missing weights, a run folder that holds another run, a recipe that
+/// differs on resume, data that is mostly rejected, a loss that is not finite.
+pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<TrainSummary> {
+    let recipe = &options.recipe;
+    let folder = RunFolder::create(options.recipe_dir.join(&recipe.run.folder))?;
+    let start = open_run(&folder, &options)?;
+    let kind = match recipe.model.precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    };
+    let source = options.recipe_dir.join(&recipe.model.folder);
+    let weights = start.as_ref().map_or(source.clone(), |(path, _)| path.join("model"));
+    let model = LlavaOnevision::load(&weights, &LoadOptions { device: options.device, kind })
+        .with_context(|| format!("loading the model from {}", weights.display()))?;
+    let mut optimizer = AdamW::new(model.parameters(), &recipe.train)?;
+    let mut state = match start {
+        Some((path, state)) => {
+            optimizer.load_state(checkpoint::read_optimizer(&path)?).with_context(|| format!("in {}", path.display()))?;
+            info!("resuming from {} at step {}", path.display(), state.step);
+            state
+        }
+        None => State {
+            version: STATE_VERSION,
+            step: 0,
+            tokens: 0,
+            data: None,
+            metrics_bytes: 0,
+            rejects_bytes: 0,
+            recipe: serde_json::to_value(recipe)?,
+            plugins: options.plugins.clone(),
+            files: Default::default(),
+        },
+    };
+    let metrics = folder.lines("metrics.jsonl", state.metrics_bytes)?;
+    let rejects = folder.lines("rejects.jsonl", state.rejects_bytes)?;
+    let loader = make_loader(state.data.take())?;
+    folder.write_json("run.json", &run_record(&options, &model, &optimizer)?)?;
+    info!(
+        "training {:.2} M of {:.2} M parameters for {} steps on {:?}, {}",
+        optimizer.trained_values() as f64 / 1e6,
+        model.parameters().iter().map(|p| p.tensor.numel()).sum::<usize>() as f64 / 1e6,
+        recipe.train.steps,
+        options.device,
+        kind_name(kind),
+    );
+    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, source }.go()
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    if kind == Kind::Float { "fp32" } else { "bf16" }
+}
+
+/// Finds what there is to continue, or makes sure that there is nothing to overwrite.
+fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBuf, State)>> {
+    let checkpoints = folder.checkpoints();
+    std::fs::create_dir_all(&checkpoints)?;
+    checkpoint::clean(&checkpoints)?;
+    if !options.resume {
+        ensure!(
+            !folder.has_run(),
+            "{} already holds a run: continue it with --resume, remove it, or write elsewhere with --set run.folder=FOLDER",
+            folder.path.display()
+        );
+        return Ok(None);
+    }
+    let (found, warnings) = checkpoint::newest(&checkpoints)?;
+    for warning in &warnings {
+        warn!("passed over: {warning}");
+    }
+    let Some((path, state)) = found else {
+        if folder.has_run() && warnings.is_empty() {
+            warn!("{} has no checkpoint yet: starting from the beginning", checkpoints.display());
+            return Ok(None);
+        }
+        bail!(
+            "--resume: {} has no whole checkpoint{}",
+            checkpoints.display(),
+            if warnings.is_empty() { "; start the run without --resume" } else { " (see the warnings above)" }
+        );
+    };
+    let mut differences = options.recipe.differences(&state.recipe)?;
+    if state.plugins != options.plugins {
+        differences.push(format!("plugins: {} then, {} now", state.plugins, options.plugins));
+    }
+    if !differences.is_empty() && !options.allow_recipe_change {
+        bail!(
+            "--resume: the recipe differs from that of {}:\n  {}\nput it back, or pass --allow-recipe-change to go on with the new one",
+            path.display(),
+            differences.join("\n  ")
+        );
+    }
+    Ok(Some((path, state)))
+}
+
+fn run_record(options: &TrainOptions, model: &LlavaOnevision, optimizer: &AdamW) -> Result<serde_json::Value> {
+    Ok(serde_json::json!({
+        "ovhost": env!("CARGO_PKG_VERSION"),
+        "torch": ovhost_torch::torch_version(),
+        "recipe": options.recipe,
+        "plugins": options.plugins,
+        "device": format!("{:?}", options.device),
+        "threads": tch::get_num_threads(),
+        "parameters": model.parameters().iter().map(|p| p.tensor.numel()).sum::<usize>(),
+        "trained_parameters": optimizer.trained_values(),
+        "resumed": options.resume,
+    }))
+}
+
+struct Run<'a> {
+    options: &'a TrainOptions,
+    folder: RunFolder,
+    model: LlavaOnevision,
+    optimizer: AdamW,
+    loader: Loader,
+    state: State,
+    metrics: Lines,
+    rejects: Lines,
+    source: PathBuf,
+}
+
+/// What an update needs to know about its micro-batches before the first backward pass.
+struct Update {
+    micros: Vec<MicroBatch>,
+    targets: Vec<Targets>,
+    wait_s: f64,
+}
+
+impl Update {
+    /// Learnt tokens in all.
+    fn learnt(&self) -> u64 {
+        self.targets.iter().map(|t| t.count().unsigned_abs()).sum()
+    }
+}
+
+impl Run<'_> {
+    fn go(mut self) -> Result<TrainSummary> {
+        let config = self.options.recipe.train.clone();
+        let begin = Instant::now();
+        let bar = progress_bar(config.steps, self.state.step);
+        let (mut loss, mut fills, mut reject_count) = (f64::NAN, (0.0, 0u64), 0u64);
+        let mut interrupted = false;
+        let mut saved = None;
+        let first = self.state.step;
+        while self.state.step < config.steps {
+            let started = Instant::now();
+            let Some(update) = self.next_update(config.accumulation, &mut reject_count)? else {
+                for reject in self.loader.take_rejects() {
+                    self.rejects.push(&reject)?;
+                    reject_count += 1;
+                }
+                warn!(
+                    "the data ended at step {} of {}; raise data.epochs or lower train.steps",
+                    self.state.step, config.steps
+                );
+                break;
+            };
+            let factor = schedule::factor(self.state.step, config.warmup_steps, config.steps, config.min_lr / config.lr, config.decay);
+            let (sum, norm) = self.step(&update, factor)?;
+            self.state.step += 1;
+            let record = self.record(&update, sum, norm, config.lr * factor, started)?;
+            loss = record.loss;
+            fills = (fills.0 + record.fill, fills.1 + 1);
+            if self.state.step % config.log_every == 0 || self.state.step == config.steps {
+                self.metrics.push(&record)?;
+            }
+            show(&bar, &record, config.steps);
+            interrupted = self.options.stop.load(Ordering::SeqCst);
+            let every = self.options.recipe.checkpoint.every;
+            if interrupted || self.state.step == config.steps || (every > 0 && self.state.step % every == 0) {
+                saved = Some(self.save()?);
+            }
+            if interrupted {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        if saved.is_none() && self.state.step > first {
+            saved = Some(self.save()?);
+        }
+        let model = if interrupted { None } else { Some(self.export()?) };
+        Ok(TrainSummary {
+            steps: self.state.step,
+            interrupted,
+            loss,
+            tokens: self.state.tokens,
+            seconds: begin.elapsed().as_secs_f64(),
+            model,
+            checkpoint: saved,
+            fill: fills.0 / fills.1.max(1) as f64,
+            rejects: reject_count,
+        })
+    }
+
+    fn next_update(&mut self, accumulation: u64, reject_count: &mut u64) -> Result<Option<Update>> {
+        let waited = Instant::now();
+        let mut micros = Vec::new();
+        for _ in 0..accumulation {
+            match self.loader.next()? {
+                Some(micro) => {
+                    for reject in &micro.rejects {
+                        self.rejects.push(reject)?;
+                        *reject_count += 1;
+                    }
+                    self.state.data = Some(micro.state.clone());
+                    micros.push(micro);
+                }
+                None => break,
+            }
+        }
+        if micros.is_empty() {
+            return Ok(None);
+        }
+        let vocab = self.model.config().text.vocab_size;
+        let targets = micros
+            .iter()
+            .map(|m| Targets::new(&m.labels, &m.cu_seqlens, vocab, self.options.device))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Update { micros, targets, wait_s: waited.elapsed().as_secs_f64() }))
+    }
+
+    /// One update; returns the loss sum (already divided as configured) and the gradient norm.
+    fn step(&mut self, update: &Update, factor: f64) -> Result<(f64, f64)> {
+        let total = update.learnt();
+        let mean = self.options.recipe.train.loss;
+        let mut sum = 0.0;
+        for (micro, targets) in update.micros.iter().zip(&update.targets) {
+            // A micro-batch without learnt tokens is legal and adds nothing.
+            if targets.count() == 0 {
+                continue;
+            }
+            let divisor = match mean {
+                LossMean::TokenMean => total as f64,
+                LossMean::MicroMean => targets.count() as f64 * update.micros.len() as f64,
+            };
+            let input = packed_input(micro, self.options.device)?;
+            let loss_sum = self.model.loss_sum_of(&input, targets)?;
+            let loss = loss_sum / divisor;
+            loss.f_backward()?;
+            sum += loss.f_double_value(&[])?;
+            self.optimizer.collect()?;
+        }
+        if !sum.is_finite() {
+            let keys: Vec<_> = update.micros.iter().flat_map(|m| &m.keys).take(20).cloned().collect();
+            bail!(
+                "the loss of step {} is {sum}: the weights were not updated. Lower train.lr or look at its samples ({}{}). \
+                 The last checkpoint is good: change the recipe and continue with --resume --allow-recipe-change",
+                self.state.step + 1,
+                keys.join(", "),
+                if keys.len() == 20 { ", ..." } else { "" }
+            );
+        }
+        if total == 0 {
+            return Ok((0.0, 0.0));
+        }
+        let norm = self.optimizer.update(factor)?;
+        Ok((sum, norm.f_double_value(&[])?))
+    }
+
+    fn record(&mut self, update: &Update, loss: f64, grad_norm: f64, lr: f64, started: Instant) -> Result<StepRecord> {
+        let tokens: u64 = update.micros.iter().map(|m| m.input_ids.len() as u64).sum();
+        let capacity: u64 = update.micros.iter().map(|m| m.capacity).sum();
+        self.state.tokens += tokens;
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(StepRecord {
+            step: self.state.step,
+            loss,
+            lr,
+            grad_norm,
+            tokens,
+            learnt_tokens: update.learnt(),
+            images: update.micros.iter().map(|m| m.grid_thw.len() as u64).sum(),
+            samples: update.micros.iter().map(|m| m.keys.len() as u64).sum(),
+            fill: tokens as f64 / capacity.max(1) as f64,
+            tokens_per_s: tokens as f64 / seconds,
+            data_wait: update.wait_s / seconds,
+        })
+    }
+
+    fn save(&mut self) -> Result<PathBuf> {
+        self.state.metrics_bytes = self.metrics.synced_bytes()?;
+        self.state.rejects_bytes = self.rejects.synced_bytes()?;
+        let (model, source) = (&self.model, &self.source);
+        checkpoint::write(
+            &self.folder.checkpoints(),
+            self.state.clone(),
+            &self.optimizer.state(),
+            self.options.recipe.checkpoint.keep,
+            |dir| Ok(model.save_folder(dir, source)?),
+        )
+        .with_context(|| format!("saving the checkpoint of step {}", self.state.step))
+    }
+
+    /// Writes the run's result, whole: what stood there before is replaced by a rename.
+    fn export(&self) -> Result<PathBuf> {
+        let (home, staging) = (self.folder.model(), self.folder.path.join(".tmp-model"));
+        if staging.exists() {
+            std::fs::remove_dir_all(&staging)?;
+        }
+        self.model.save_folder(&staging, &self.source)?;
+        if home.exists() {
+            std::fs::remove_dir_all(&home)?;
+        }
+        std::fs::rename(&staging, &home).with_context(|| format!("writing {}", home.display()))?;
+        Ok(home)
+    }
+}
+
+/// Copies a batch to the device.
+pub fn packed_input(micro: &MicroBatch, device: Device) -> Result<PackedInput> {
+    let pixels = if micro.grid_thw.is_empty() {
+        None
+    } else {
+        let patches = (micro.pixel_values.len() / micro.patch_dim) as i64;
+        Some(Tensor::from_slice(&micro.pixel_values).f_view([patches, micro.patch_dim as i64])?.f_to_device(device)?)
+    };
+    Ok(PackedInput {
+        input_ids_t: Tensor::from_slice(&micro.input_ids).f_to_device(device)?,
+        positions_t: Tensor::from_slice(&micro.positions).f_to_device(device)?,
+        cu_seqlens: micro.cu_seqlens.clone(),
+        pixel_values: pixels,
+        grid_thw: micro.grid_thw.clone(),
+    })
+}
+
+fn progress_bar(steps: u64, at: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} ETA {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(steps).with_style(style);
+    bar.set_position(at);
+    bar.reset_eta();
+    bar
+}
+
+fn show(bar: &ProgressBar, record: &StepRecord, steps: u64) {
+    let text = format!(
+        "loss {:.4} · {:.0} tok/s · fill {:.1} % · lr {:.2e} · norm {:.2}",
+        record.loss,
+        record.tokens_per_s,
+        record.fill * 100.0,
+        record.lr,
+        record.grad_norm
+    );
+    bar.set_position(record.step);
+    // Where there is no terminal the bar is hidden: a line now and then tells a log file the same.
+    if bar.is_hidden() && (record.step == 1 || record.step % (steps / 20).max(1) == 0) {
+        info!("step {}/{steps} · {text} · data wait {:.0} %", record.step, record.data_wait * 100.0);
+    }
+    bar.set_message(text);
+}
+
+/// Where a recipe's run folder lies.
+pub fn run_folder(recipe: &Recipe, recipe_dir: &Path) -> PathBuf {
+    recipe_dir.join(&recipe.run.folder)
+}

@@ -1,0 +1,124 @@
+//! What `padding_free` promises: nothing lost, nearly full, the same whatever the cut, continued exactly.
+
+use super::*;
+use ovhost_sdk::{Rng, testing};
+
+fn limits(capacity: u32, max_items_per_bin: u32, max_open_items: u32) -> Limits {
+    Limits { capacity, max_items_per_bin, max_open_items }
+}
+
+/// Lengths with the published histogram of 5,520,733 question-answer samples, even within its three parts.
+fn published_lengths(count: usize) -> Vec<u32> {
+    let mut rng = Rng::new(5);
+    let mut draw = || match rng.below(5_520_733) {
+        0..4_127_403 => 36 + rng.below(1024 - 36),
+        4_127_403..5_212_621 => 1024 + rng.below(1024),
+        _ => 2048 + rng.below(8193 - 2048),
+    };
+    (0..count).map(|_| draw() as u32).collect()
+}
+
+fn numbered(lengths: &[u32]) -> Vec<(u64, u32)> {
+    (0..).zip(lengths.iter().copied()).collect()
+}
+
+/// Fill of all bins together.
+fn fill(bins: &[Vec<u64>], lengths: &[u32], capacity: u32) -> f64 {
+    let used: u64 = bins.iter().flatten().map(|&id| u64::from(lengths[id as usize])).sum();
+    used as f64 / (bins.len() as f64 * f64::from(capacity))
+}
+
+fn pack(config: &Json, limits: Limits, lengths: &[u32], batch: usize) -> Vec<Vec<u64>> {
+    let mut packer = testing::packer::<PaddingFree>(config.clone(), limits).unwrap();
+    let mut bins = Vec::new();
+    for chunk in numbered(lengths).chunks(batch) {
+        bins.extend(packer.push(chunk));
+    }
+    bins.extend(packer.flush());
+    bins
+}
+
+#[test]
+fn bins_are_full_on_the_published_histogram() {
+    let lengths = published_lengths(200_000);
+    for (window, least) in [(4096, 0.999), (1024, 0.998), (256, 0.99)] {
+        let bins = pack(&json!({ "window": window }), limits(8192, 0, 0), &lengths, 256);
+        let fill = fill(&bins, &lengths, 8192);
+        println!("window {window}: {} bins, fill {fill:.5}", bins.len());
+        assert!(fill >= least, "window {window}: fill {fill}");
+    }
+}
+
+#[test]
+fn the_oldest_comes_first_and_the_longest_that_fits_follows() {
+    let config = json!({ "window": 4 });
+    let mut packer = testing::packer::<PaddingFree>(config, limits(10, 0, 0)).unwrap();
+    assert!(packer.push(&[(0, 3), (1, 6), (2, 7), (3, 4)]).is_empty());
+    // The oldest (3) leaves room for the 7, not for the 6 or the 4.
+    assert_eq!(packer.push(&[(4, 9)]), [vec![0, 2]]);
+    // At the end the longest starts.
+    assert_eq!(packer.flush(), [vec![4], vec![1, 3]]);
+}
+
+#[test]
+fn the_cut_into_batches_does_not_matter() {
+    let lengths = published_lengths(5000);
+    let config = json!({ "window": 300 });
+    let whole = pack(&config, limits(8192, 0, 0), &lengths, 5000);
+    assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 1), whole);
+    assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 77), whole);
+}
+
+#[test]
+fn limits_hold() {
+    // The harness checks both bounds, the capacity and that nothing is lost, at every call.
+    let lengths = published_lengths(3000);
+    let bins = pack(&json!({}), limits(8192, 3, 50), &lengths, 10);
+    assert!(bins.iter().any(|bin| bin.len() == 3));
+    pack(&json!({}), limits(8192, 1, 1), &lengths, 10);
+    // A sample above the capacity comes back as given up, and odd lengths do no harm.
+    let mut odd = lengths;
+    odd.extend([0, 0, 8192, 8193, u32::MAX]);
+    let placed: usize = pack(&json!({ "window": 5 }), limits(8192, 0, 0), &odd, 7).iter().map(Vec::len).sum();
+    assert_eq!(placed, odd.len() - 2);
+}
+
+#[test]
+fn saved_state_continues_exactly() {
+    let items = numbered(&published_lengths(4000));
+    let config = json!({ "window": 500 });
+    let mut packer = testing::packer::<PaddingFree>(config.clone(), limits(8192, 0, 0)).unwrap();
+    packer.push(&items[..2001]);
+    let state = packer.save();
+    let mut copy = packer.restored(config.clone(), &state).unwrap();
+    assert_eq!(copy.save(), state);
+    assert_eq!(packer.push(&items[2001..]), copy.push(&items[2001..]));
+    assert_eq!(packer.flush(), copy.flush());
+}
+
+#[test]
+fn a_state_that_does_not_fit_is_refused() {
+    let config = json!({ "window": 500 });
+    let mut packer = testing::packer::<PaddingFree>(config.clone(), limits(8192, 0, 0)).unwrap();
+    packer.push(&numbered(&published_lengths(400)));
+    let state = packer.save();
+    let error = packer.restored(json!({ "window": 50 }), &state).err().unwrap();
+    assert!(error.message.contains("400 samples") && error.message.contains("50"), "{}", error.message);
+    assert!(packer.restored(config.clone(), &state[..state.len() - 1]).err().unwrap().message.contains("unreadable"));
+    assert!(packer.restored(config, b"").err().unwrap().message.contains("unreadable"));
+}
+
+#[test]
+fn the_cost_of_a_sample_does_not_grow_with_the_window() {
+    // A loose bound: it catches a search over the window, not a slow machine.
+    let lengths = published_lengths(400_000);
+    let items: Vec<Item> = lengths.iter().zip(0..).map(|(&length, id)| Item { id, length, patches: 0 }).collect();
+    for window in [1024, 65_536] {
+        let config = json!({ "window": window });
+        let start = std::time::Instant::now();
+        let packing = testing::pack_natively::<PaddingFree>(config, limits(8192, 0, 0), &items, 256);
+        let rate = items.len() as f64 / start.elapsed().as_secs_f64();
+        println!("window {window}: {} bins, {:.1} M samples/s", packing.bins().count(), rate / 1e6);
+        assert!(rate > 200_000.0, "window {window}: {rate:.0} samples/s");
+    }
+}

@@ -1,0 +1,172 @@
+//! Filters: a row in, keep or drop (and perhaps added values) out.
+
+use std::borrow::Cow;
+
+use crate::bindings::exports::ovhost::plugin::filter::Decisions;
+use crate::bindings::ovhost::plugin::types::{Batch, CallCtx, RowError};
+use crate::columns::Growing;
+use crate::ctx::RowCtx;
+use crate::plugin::{ErrorKind, Plugin, PluginError, error};
+use crate::rows::{Row, Rows};
+
+/// Most reasons in an answer, and bytes of one: the contract's.
+const MAX_REASONS: usize = 256;
+const MAX_REASON_BYTES: usize = 128;
+
+/// What becomes of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// The row goes on.
+    Keep,
+    /// The row is dropped. Drops are counted by reason, so put no value of the row into it.
+    Drop(Cow<'static, str>),
+    /// The row could not be judged.
+    Error(String),
+}
+
+impl Verdict {
+    /// `Drop` with a fixed reason.
+    pub fn drop(reason: &'static str) -> Self {
+        Self::Drop(Cow::Borrowed(reason))
+    }
+}
+
+/// Keeps or drops rows.
+pub trait Filter: Plugin {
+    /// Judges one row. Values for added columns go through [`RowCtx::set`].
+    fn row(&mut self, ctx: &mut RowCtx, row: &Row<'_>) -> Verdict;
+}
+
+/// Runs a filter over a batch; the whole of what `process` does.
+pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) -> Result<Decisions, PluginError> {
+    let rows = Rows::new(batch, F::READS).map_err(|e| error(ErrorKind::BadInput, format!("{}: {e}", F::NAME)))?;
+    let count = batch.rows as usize;
+    let mut columns: Vec<Growing> = F::WRITES.iter().map(|write| Growing::new(write, count)).collect();
+    let mut reasons = Reasons::default();
+    let mut keep = Vec::with_capacity(count);
+    let mut reason = Vec::with_capacity(count);
+    let mut errors = Vec::new();
+    let internal = |e: String| error(ErrorKind::Internal, format!("{}: {e}", F::NAME));
+    for row in rows.iter() {
+        let mut ctx = RowCtx::new(call, row.index(), F::WRITES);
+        let (kept, why) = match filter.row(&mut ctx, &row) {
+            Verdict::Keep => (1, 0),
+            Verdict::Drop(text) => (0, reasons.index(&text)),
+            Verdict::Error(message) => {
+                errors.push(RowError { row: row.index(), message });
+                (0, 0)
+            }
+        };
+        keep.push(kept);
+        reason.push(why);
+        ctx.finish(&mut columns).map_err(internal)?;
+    }
+    if let Some(fault) = rows.fault() {
+        return Err(internal(fault));
+    }
+    if reasons.0.is_empty() {
+        reason.clear();
+    }
+    let add = columns.into_iter().map(Growing::finish).collect();
+    Ok(Decisions { keep, reason, reasons: reasons.0, add, errors })
+}
+
+/// The distinct reasons, in order of first use; the last place takes all that are too many.
+#[derive(Default)]
+struct Reasons(Vec<String>);
+
+impl Reasons {
+    fn index(&mut self, reason: &str) -> u16 {
+        let mut end = reason.len().min(MAX_REASON_BYTES);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = &reason[..end];
+        let at = self.0.iter().position(|known| known == reason).unwrap_or_else(|| {
+            if self.0.len() < MAX_REASONS - 1 {
+                self.0.push(reason.to_owned());
+            } else if self.0.len() == MAX_REASONS - 1 {
+                self.0.push("another reason (the plugin gives too many)".to_owned());
+            }
+            self.0.len() - 1
+        });
+        at as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prelude::*;
+    use crate::testing;
+
+    struct Probe;
+
+    impl Plugin for Probe {
+        type Config = ();
+        const NAME: &'static str = "probe";
+        const SUMMARY: &'static str = "For tests.";
+        const READS: &'static [Need] = &[Need::utf8("text")];
+        const WRITES: &'static [Write] = &[Write::u32s("words"), Write::utf8("first")];
+
+        fn new((): (), _: &Assets) -> Result<Self, ConfigError> {
+            Ok(Self)
+        }
+    }
+
+    impl Filter for Probe {
+        fn row(&mut self, ctx: &mut RowCtx, row: &Row) -> Verdict {
+            let text = row.str("text").unwrap_or_default();
+            match text {
+                "undeclared" => ctx.set("nope", 1u32),
+                "wrong type" => ctx.set("words", "two"),
+                "read" => _ = row.str("key"),
+                "bad" => return Verdict::Error("cannot say".into()),
+                _ => {}
+            }
+            if text.is_empty() {
+                return Verdict::drop("empty");
+            }
+            if let Some(reason) = text.strip_prefix("because ") {
+                return Verdict::Drop(reason.to_owned().into());
+            }
+            if text != "wrong type" {
+                ctx.set("words", text.split(' ').count() as u32);
+            }
+            ctx.set("first", &text[..1]);
+            Verdict::Keep
+        }
+    }
+
+    #[test]
+    fn rows_become_decisions() {
+        let mut plugin = testing::filter::<Probe>(json!(null)).unwrap();
+        let outcome = plugin.run(json!([{"text": "a b"}, {"text": ""}, {"text": "bad"}, {"text": "c"}]));
+        assert_eq!(outcome.kept(), [true, false, false, true]);
+        assert_eq!(outcome.reasons(), [None, Some("empty"), None, None]);
+        assert_eq!(outcome.errors(), [(2, "cannot say")]);
+        assert_eq!(outcome.column("words"), [json!(2), json!(null), json!(null), json!(1)]);
+        assert_eq!(outcome.column("first"), [json!("a"), json!(null), json!(null), json!("c")]);
+    }
+
+    #[test]
+    fn defects_fail_the_call_and_say_what() {
+        let mut plugin = testing::filter::<Probe>(json!(null)).unwrap();
+        for (text, want) in [("undeclared", "`nope` was set"), ("wrong type", "`words`"), ("read", "`key` was read")] {
+            let error = plugin.try_run(json!([{ "text": text }])).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Internal);
+            assert!(error.message.contains(want), "{text}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let mut plugin = testing::filter::<Probe>(json!(null)).unwrap();
+        let rows: Vec<_> = (0..400).map(|i| json!({ "text": format!("because {i} {}", "é".repeat(100)) })).collect();
+        let outcome = plugin.run(json!(rows));
+        let reasons = outcome.reasons();
+        assert!(reasons[0].unwrap().len() <= MAX_REASON_BYTES && reasons[0].unwrap().starts_with("0 éé"));
+        assert_ne!(reasons[0], reasons[254]);
+        assert_eq!(reasons[255], reasons[399]);
+    }
+}

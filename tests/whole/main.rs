@@ -1,0 +1,9 @@
+//! Whole-program tests: they run the built `ovhost` on small data and models that they make themselves.
+
+mod bad_data;
+mod bad_plugins;
+mod bad_recipe;
+mod infer_eval;
+mod lab;
+mod resume;
+mod train;

@@ -1,0 +1,52 @@
+//! The benchmarks of `cargo xtask bench`. Each measures ours and its peer alternately in one process and prints medians
+//! and their ratio; a noisy machine moves both.
+
+mod filter;
+mod image_path;
+mod packing;
+mod train_step;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+const ALL: [(&str, fn() -> Result<()>); 4] =
+    [("packing", packing::run), ("filter", filter::run), ("image", image_path::run), ("train", train_step::run)];
+
+fn main() -> Result<()> {
+    // CUDA is looked for before any other torch call; the benchmarks here are the CPU's.
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|a| !ALL.iter().any(|(name, _)| name == a)) {
+        let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
+        bail!("no benchmark is called {unknown:?}; there are {}", known.join(", "));
+    }
+    for (name, run) in ALL {
+        if asked.is_empty() || asked.iter().any(|a| a == name) {
+            println!("\n== {name}");
+            run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds of one call.
+pub fn time<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let begin = Instant::now();
+    let value = work()?;
+    Ok((begin.elapsed().as_secs_f64(), value))
+}
+
+/// Median; the list must not be empty.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The plugin host and a first-party plugin, as a run loads it.
+pub fn plugin(name: &str, config: serde_json::Value) -> Result<ovhost_plugin::Plugin> {
+    let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins");
+    let host = ovhost_plugin::Host::new(ovhost_plugin::HostOptions::default())?;
+    let mut spec = ovhost_plugin::PluginSpec::new(built.join(name));
+    spec.config = config;
+    Ok(host.load(&spec)?)
+}

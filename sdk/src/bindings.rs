@@ -22,7 +22,8 @@ interface types {
     run-seed: u64,
     /// Data-parallel stream that the batch belongs to.
     shard: u32,
-    /// Ordinal of this batch in the stream.
+    /// Which stretch of the stream the batch is from. It never falls along the stream; calls may share one, as the host
+    /// cuts a batch where rows were dropped. For messages: how the stream is cut is the host's business.
     batch-index: u64,
     /// Ordinal in the stream of the batch's row 0.
     first-row: u64,
@@ -112,7 +113,8 @@ interface lifecycle {
     /// Names of files (word lists, tables) that it wants at `init`; the recipe says where they are.
     assets: list<string>,
     state: state-model,
-    /// Rows per call that suit it; 0 leaves it to the host.
+    /// Rows per call that would suit it; 0: any. A wish that is recorded: a host may cut the stream by its own measure
+    /// (today's does), and no answer may depend on the cut.
     prefer-rows: u32,
   }
 
@@ -168,8 +170,8 @@ interface packer {
   /// Begins a stream (and forgets any earlier one).
   start: func(limits: limits) -> result<_, plugin-error>;
 
-  /// Columns `id` (s64s, unique in the stream) and `length` (u32s, tokens, none above the capacity) are always there; others by `reads`
-  /// (`patches`, u32s: vision patches of the sample).
+  /// Columns `id` (s64s, unique in the stream) and `length` (u32s, tokens, none above the capacity) are always there;
+  /// others by `reads` (`patches`, u32s: vision patches of the sample).
   push: func(ctx: call-ctx, items: batch) -> result<packing, plugin-error>;
 
   /// The stream ends: every open sample comes back now.
@@ -222,6 +224,7 @@ interface metric {
   use types.{call-ctx, batch, column, row-error, plugin-error};
 
   record info { name: string, higher-is-better: bool, low: option<f64>, high: option<f64>, unit: string }
+  /// `count`: rows that it covers. Over no rows `value` is NaN, else it is finite.
   record value { name: string, value: f64, count: u64, stderr: option<f64> }
 
   /// The judge's messages for a row whose score needs one; the host asks the judge and calls `judged`.
@@ -232,8 +235,8 @@ interface metric {
   outputs: func() -> list<info>;
   reset: func();
 
-  /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of strings), `record`
-  /// (utf8, the sample's JSON) and others by `reads`.
+  /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of
+  /// strings), `record` (utf8, the sample's JSON) and others by `reads`.
   update: func(ctx: call-ctx, batch: batch) -> result<scored, plugin-error>;
 
   /// The rows that asked for a judge, again, with a further column `judgement` (utf8).
@@ -380,7 +383,8 @@ pub mod ovhost {
         pub run_seed: u64,
         /// Data-parallel stream that the batch belongs to.
         pub shard: u32,
-        /// Ordinal of this batch in the stream.
+        /// Which stretch of the stream the batch is from. It never falls along the stream; calls may share one, as the host
+        /// cuts a batch where rows were dropped. For messages: how the stream is cut is the host's business.
         pub batch_index: u64,
         /// Ordinal in the stream of the batch's row 0.
         pub first_row: u64,
@@ -666,7 +670,8 @@ pub mod exports {
           /// Names of files (word lists, tables) that it wants at `init`; the recipe says where they are.
           pub assets: _rt::Vec::<_rt::String>,
           pub state: StateModel,
-          /// Rows per call that suit it; 0 leaves it to the host.
+          /// Rows per call that would suit it; 0: any. A wish that is recorded: a host may cut the stream by its own measure
+          /// (today's does), and no answer may depend on the cut.
           pub prefer_rows: u32,
         }
         impl ::core::fmt::Debug for Entry {
@@ -2256,8 +2261,8 @@ pub mod exports {
         /// Begins a stream (and forgets any earlier one).
         #[allow(async_fn_in_trait)]
         fn start(limits: Limits,) -> ::core::result::Result<(),PluginError>;
-        /// Columns `id` (s64s, unique in the stream) and `length` (u32s, tokens, none above the capacity) are always there; others by `reads`
-        /// (`patches`, u32s: vision patches of the sample).
+        /// Columns `id` (s64s, unique in the stream) and `length` (u32s, tokens, none above the capacity) are always there;
+        /// others by `reads` (`patches`, u32s: vision patches of the sample).
         #[allow(async_fn_in_trait)]
         fn push(ctx: CallCtx,items: Batch,) -> ::core::result::Result<Packing,PluginError>;
         /// The stream ends: every open sample comes back now.
@@ -3081,6 +3086,7 @@ pub mod metric {
       f.debug_struct("Info").field("name", &self.name).field("higher-is-better", &self.higher_is_better).field("low", &self.low).field("high", &self.high).field("unit", &self.unit).finish()
     }
   }
+  /// `count`: rows that it covers. Over no rows `value` is NaN, else it is finite.
   #[derive(Clone, PartialEq)]
   pub struct Value {
     pub name: _rt::String,
@@ -4590,8 +4596,8 @@ match result49 {
         fn outputs() -> _rt::Vec::<Info>;
         #[allow(async_fn_in_trait)]
         fn reset() -> ();
-        /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of strings), `record`
-        /// (utf8, the sample's JSON) and others by `reads`.
+        /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of
+        /// strings), `record` (utf8, the sample's JSON) and others by `reads`.
         #[allow(async_fn_in_trait)]
         fn update(ctx: CallCtx,batch: Batch,) -> ::core::result::Result<Scored,PluginError>;
         /// The rows that asked for a judge, again, with a further column `judgement` (utf8).

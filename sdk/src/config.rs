@@ -88,9 +88,32 @@ impl Assets {
     }
 }
 
-/// Parses `text`; refuses keys that the type does not know, whether or not it says `deny_unknown_fields`.
-pub(crate) fn parse<C: DeserializeOwned + Serialize + Default>(text: &str) -> Result<C, ConfigError> {
+/// Whether `C` holds nothing, as `()` and unit structs do. Its configuration is the empty object all the same: hosts give
+/// and record objects.
+fn is_unit<C: JsonSchema>() -> bool {
+    schemars::schema_for!(C).get("type").is_some_and(|ty| ty == "null")
+}
+
+/// No keys; what a unit is in a recipe.
+#[derive(Default, Serialize, serde::Deserialize, JsonSchema)]
+struct Nothing {}
+
+/// Parses `text`, an object (or nothing at all, which is the empty one); refuses keys that the type does not know,
+/// whether or not it says `deny_unknown_fields`.
+pub(crate) fn parse<C: DeserializeOwned + Serialize + JsonSchema + Default>(text: &str) -> Result<C, ConfigError> {
+    if is_unit::<C>() {
+        return parse_object::<Nothing>(text).map(|_| C::default());
+    }
+    parse_object(text)
+}
+
+fn parse_object<C: DeserializeOwned + Serialize + Default>(text: &str) -> Result<C, ConfigError> {
     let text = if text.trim().is_empty() { "{}" } else { text };
+    if let Ok(value) = serde_json::from_str::<Json>(text)
+        && !value.is_object()
+    {
+        return Err(ConfigError::at("", format!("it must be a table (JSON object), not {value}")));
+    }
     let mut track = serde_path_to_error::Track::new();
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -177,11 +200,15 @@ pub(crate) fn canonical<C: Serialize>(config: &C) -> Result<String, ConfigError>
     }
     let value = serde_json::to_value(config)
         .map_err(|e| ConfigError::at("", format!("the configuration cannot be written as JSON: {e}")))?;
-    Ok(sorted(value).to_string())
+    // A unit is the empty object, see `parse`.
+    Ok(if value.is_null() { "{}".to_owned() } else { sorted(value).to_string() })
 }
 
 /// JSON Schema (2020-12) of `C`, with unknown keys refused at the root as [`parse`] does.
 pub(crate) fn schema<C: JsonSchema>() -> String {
+    if is_unit::<C>() {
+        return r#"{"type":"object","properties":{},"additionalProperties":false}"#.to_owned();
+    }
     let mut schema = schemars::schema_for!(C).to_value();
     if let Json::Object(map) = &mut schema
         && map.contains_key("properties")
@@ -229,6 +256,21 @@ mod tests {
         let config = parse::<Config>(r#"{ "limit": null, "inner": {} }"#).unwrap();
         assert_eq!(config.inner.size, 0);
         assert_eq!(canonical(&config).unwrap(), r#"{"inner":{"size":0},"limit":null,"words":["a"]}"#);
+    }
+
+    #[test]
+    fn a_unit_is_the_empty_object() {
+        #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+        struct Unit;
+        for text in ["", "{}"] {
+            parse::<()>(text).unwrap();
+            parse::<Unit>(text).unwrap();
+        }
+        assert_eq!((canonical(&()).unwrap(), canonical(&Unit).unwrap()), ("{}".into(), "{}".into()));
+        assert_eq!(serde_json::from_str::<Json>(&schema::<()>()).unwrap()["type"], "object");
+        assert!(parse::<()>("null").unwrap_err().findings[0].message.contains("not null"));
+        assert_eq!(parse::<()>(r#"{"a":1}"#).unwrap_err().findings[0].path, "/a");
+        assert!(parse::<Config>("[]").unwrap_err().findings[0].message.contains("must be a table"));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::config::{self, Assets, ConfigError};
 /// A plugin of any kind. Implement it beside one of [`Filter`](crate::Filter), [`Packer`](crate::Packer),
 /// [`Prompt`](crate::Prompt), [`Metric`](crate::Metric).
 pub trait Plugin: Sized + 'static {
-    /// Configuration: a struct with `#[serde(default)]` whose doc comments become the schema's descriptions.
+    /// Configuration: a struct with `#[serde(default)]` whose doc comments become the schema's descriptions; `()` where
+    /// there is nothing to configure.
     type Config: DeserializeOwned + Serialize + JsonSchema + Default;
 
     /// Name of the entry: what a recipe says when a component holds several.
@@ -27,7 +28,8 @@ pub trait Plugin: Sized + 'static {
     const ASSETS: &'static [&'static str] = &[];
     /// Whether calls build on one another (one instance per stream). Packers always do; avoid it elsewhere.
     const STREAMING: bool = false;
-    /// Rows per call that suit it; 0 leaves it to the host.
+    /// Rows per call that would suit it; 0: any. A wish that is shown and recorded: the present host cuts the stream by its
+    /// own measure, and no result may depend on the cut.
     const PREFER_ROWS: u32 = 0;
 
     /// Makes the plugin, once, before any data.

@@ -12,7 +12,8 @@ type Parts = Vec<(&'static str, Vec<u8>)>;
 #[track_caller]
 fn reject_of(bad: Parts) -> Value {
     let lab = Lab::new();
-    let mut samples: Vec<(&str, Parts)> = ["g0", "g1", "g2", "g3", "g4", "g5"].iter().enumerate().map(|(i, k)| (*k, lab.good(i))).collect();
+    let mut samples: Vec<(&str, Parts)> =
+        ["g0", "g1", "g2", "g3", "g4", "g5"].iter().enumerate().map(|(i, k)| (*k, lab.good(i))).collect();
     samples.insert(3, ("bad", bad));
     lab.write_shard(&samples);
     train_once(&lab).ok();
@@ -25,7 +26,7 @@ fn reject_of(bad: Parts) -> Value {
 
 /// Goes once through the data.
 fn train_once(lab: &Lab) -> Ran {
-    lab.run(&["train", "--set", "data.epochs=1", "--set", "train.steps=50", "--set", "train.warmup_steps=0"])
+    lab.run(&["train", "--set", "data.epochs=1", "--set", "train.steps=50", "--set", "data.max_reject_rate=0.5"])
 }
 
 #[track_caller]
@@ -79,7 +80,8 @@ fn a_placeholder_without_a_picture_and_the_reverse() {
     };
     says(&reject_of(vec![("json", chat("<image>\nwhat?"))]), &["1", "0"]);
     says(&reject_of(vec![("json", chat("<image>\n<image>\nwhat?")), ("png", png(16, 16, [9, 9, 9]))]), &["2", "1"]);
-    let two = vec![("0.png", png(16, 16, [9, 9, 9])), ("1.png", png(16, 16, [9, 9, 9])), ("json", chat("<image>\nwhat?"))];
+    let two =
+        vec![("0.png", png(16, 16, [9, 9, 9])), ("1.png", png(16, 16, [9, 9, 9])), ("json", chat("<image>\nwhat?"))];
     says(&reject_of(two), &["1", "2"]);
 }
 
@@ -132,11 +134,17 @@ fn a_truncated_tar_is_named_with_the_place() {
 fn too_many_rejects_stop_the_run() {
     let lab = Lab::new();
     let samples: Vec<(String, Parts)> = (0..20)
-        .map(|i| (format!("s{i:02}"), if i % 2 == 0 { lab.good(i) } else { vec![("json", b"[]".to_vec()), ("png", b"x".to_vec())] }))
+        .map(|i| {
+            (
+                format!("s{i:02}"),
+                if i % 2 == 0 { lab.good(i) } else { vec![("json", b"[]".to_vec()), ("png", b"x".to_vec())] },
+            )
+        })
         .collect();
     let samples: Vec<_> = samples.iter().map(|(k, p)| (k.as_str(), p.clone())).collect();
     lab.write_shard(&samples);
     lab.run(&["train", "--set", "data.max_reject_rate=0.1"]).fails_with(&["max_reject_rate", "0.1"]);
+    assert!(!jsonl(lab.at("runs/a/rejects.jsonl")).is_empty(), "the rejects that stopped the run are listed");
 }
 
 #[test]

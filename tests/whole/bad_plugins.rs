@@ -15,7 +15,8 @@ fn with_entry(entry: &str, limits: &str) -> Lab {
     poison[0].1 = br#"{"question": "what?", "answer": "poison"}"#.to_vec();
     let samples = [("g0", lab.good(0)), ("g1", lab.good(1)), ("the-row", poison), ("g3", lab.good(3))];
     lab.write_shard(&samples);
-    let use_ = format!("[[plugins.filter]]\nplugin = {:?}\nentry = \"{entry}\"\n{limits}\n\n[plugins.prompt]", misbehave());
+    let use_ =
+        format!("[[plugins.filter]]\nplugin = {:?}\nentry = \"{entry}\"\n{limits}\n\n[plugins.prompt]", misbehave());
     lab.edit_recipe("[plugins.prompt]", &use_);
     lab
 }
@@ -54,16 +55,24 @@ fn one_whose_answer_is_too_large_is_told_the_limit() {
 fn one_of_the_wrong_kind() {
     let lab = Lab::new();
     lab.edit_recipe("packers/padding_free.wasm", "filters/caption_quality.wasm");
-    lab.run(&["train"]).fails_with(&["plugins.packer", "caption_quality", "filter"]);
+    lab.run(&["train"]).fails_with(&[
+        "plugins.packer",
+        "caption_quality",
+        "is a filter plugin, a packer plugin is needed here",
+    ]);
     let lab = Lab::new();
-    lab.run(&["eval", "--model", "model", "--data", "data/test", "--plugins", "packers/sequential.wasm"]).fails_with(&["packer"]);
+    lab.run(&["eval", "--model", "model", "--data", "data/test", "--plugins", "packers/sequential.wasm"])
+        .fails_with(&["is a packer plugin; this command uses"]);
 }
 
 #[test]
 fn one_whose_hash_differs_from_the_pin() {
     let lab = Lab::new();
     let pin = "0".repeat(64);
-    lab.edit_recipe("plugin = \"packers/padding_free.wasm\"", &format!("plugin = \"packers/padding_free.wasm\"\nsha256 = \"{pin}\""));
+    lab.edit_recipe(
+        "plugin = \"packers/padding_free.wasm\"",
+        &format!("plugin = \"packers/padding_free.wasm\"\nsha256 = \"{pin}\""),
+    );
     lab.run(&["train"]).fails_with(&["padding_free", &pin, "sha256"]);
 }
 

@@ -50,7 +50,10 @@ fn recipe_commands_show_every_key() {
 }
 
 /// Rewrites the model's tensors.
-fn edit_weights(lab: &Lab, edit: impl Fn(&str, safetensors::Dtype, Vec<usize>, Vec<u8>) -> Option<(Vec<usize>, Vec<u8>)>) {
+fn edit_weights(
+    lab: &Lab,
+    edit: impl Fn(&str, safetensors::Dtype, Vec<usize>, Vec<u8>) -> Option<(Vec<usize>, Vec<u8>)>,
+) {
     let path = lab.at("model/model.safetensors");
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -64,7 +67,9 @@ fn edit_weights(lab: &Lab, edit: impl Fn(&str, safetensors::Dtype, Vec<usize>, V
         .collect();
     let views: Vec<_> = kept
         .iter()
-        .map(|(name, dtype, shape, data)| (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap()))
+        .map(|(name, dtype, shape, data)| {
+            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+        })
         .collect();
     fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
@@ -73,7 +78,7 @@ fn edit_weights(lab: &Lab, edit: impl Fn(&str, safetensors::Dtype, Vec<usize>, V
 fn a_missing_tensor_is_named() {
     let lab = Lab::new();
     edit_weights(&lab, |name, _, shape, data| (!name.contains("layers.1.mlp.up_proj")).then_some((shape, data)));
-    lab.run(&["train"]).fails_with(&["layers.1.mlp.up_proj.weight", "model"]);
+    lab.run(&["train"]).fails_with(&["layers.1.mlp.up_proj.weight", "model.safetensors"]);
 }
 
 #[test]
@@ -102,6 +107,9 @@ fn a_tokenizer_that_is_larger_than_the_model_is_refused() {
     let size = config["text_config"]["vocab_size"].as_u64().unwrap();
     config["text_config"]["vocab_size"] = (size - 40).into();
     config["vocab_size"] = (size - 40).into();
+    // The picture's token must lie in the vocabulary, or that is the first complaint.
+    config["image_token_id"] = 1.into();
+    config["video_token_id"] = 2.into();
     fs::write(&path, config.to_string()).unwrap();
     edit_weights(&lab, |name, _, mut shape, mut data| {
         if name.ends_with("lm_head.weight") || name.ends_with("embed_tokens.weight") {

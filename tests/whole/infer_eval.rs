@@ -43,7 +43,7 @@ fn a_trained_model_sees_and_a_blinded_one_does_not() {
     assert_eq!(lab.run(&infer).ok().out.trim(), "blue");
     let json: Value = serde_json::from_str(&lab.run(&[infer.as_slice(), &["--json"]].concat()).ok().out).unwrap();
     assert_eq!(json["text"], "blue");
-    assert_eq!(json["finish_reason"], "stop");
+    assert_eq!(json["finish_reason"], "eos");
     let one = lab.run(&[infer.as_slice(), &["--max-new-tokens", "1", "--json"]].concat()).ok().out;
     assert_eq!(serde_json::from_str::<Value>(&one).unwrap()["finish_reason"], "length");
     let sampled = [infer.as_slice(), &["--temperature", "5", "--seed", "1"]].concat();
@@ -58,7 +58,11 @@ fn a_killed_evaluation_goes_on_and_gives_the_same_files() {
     let lab = trained();
     lab.run(&EVAL).ok();
     let whole = ["results.json", "samples.jsonl"].map(|f| fs::read(lab.at("e").join(f)).unwrap());
-    let mut child = command(lab.path(), &EVAL[..5]).args(["--out", "f", "--batch-size", "1"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command(lab.path(), &EVAL[..5])
+        .args(["--out", "f", "--batch-size", "1"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let answers = lab.at("f/answers.jsonl");
     while fs::read_to_string(&answers).map_or(0, |t| t.lines().count()) < 3 {
         assert!(child.try_wait().unwrap().is_none_or(|s| s.success()));
@@ -82,7 +86,8 @@ fn a_killed_evaluation_goes_on_and_gives_the_same_files() {
 fn verify_compares_a_folder_with_expected_tensors() {
     let lab = Lab::new();
     let fixture = crate::lab::root().join("tests/fixtures/tiny-llava-ov-1.5");
-    let (model, expected) = (fixture.to_string_lossy().into_owned(), fixture.join("expected.safetensors").to_string_lossy().into_owned());
+    let (model, expected) =
+        (fixture.to_string_lossy().into_owned(), fixture.join("expected.safetensors").to_string_lossy().into_owned());
     let run = lab.run(&["model", "verify", "--model", &model, "--expected", &expected]).ok();
     for part in ["image.0.pixel_values", "image.3.merged", "seq.2.logits", "pass"] {
         assert!(run.out.contains(part), "{part} is missing:\n{}", run.out);

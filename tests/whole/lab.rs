@@ -52,7 +52,13 @@ impl Ran {
     /// Asserts failure by an ordinary error (no panic, no signal) whose text has every one of `parts`.
     #[track_caller]
     pub fn fails_with(self, parts: &[&str]) -> Ran {
-        assert!(self.code > 0 && self.code != 101, "exit code {}\nstdout:\n{}\nstderr:\n{}", self.code, self.out, self.err);
+        assert!(
+            self.code > 0 && self.code != 101,
+            "exit code {}\nstdout:\n{}\nstderr:\n{}",
+            self.code,
+            self.out,
+            self.err
+        );
         for part in parts {
             assert!(self.err.contains(part), "the error lacks {part:?}:\n{}", self.err);
         }

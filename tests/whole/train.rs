@@ -11,10 +11,18 @@ fn learns_and_leaves_a_whole_run_folder() {
     let losses = lab.losses("runs/a");
     assert_eq!(losses.len(), 40);
     assert!(losses[39].1 < losses[0].1 * 0.5, "{} -> {}", losses[0].1, losses[39].1);
-    for file in ["run.json", "metrics.jsonl", "rejects.jsonl", "model/config.json", "model/model.safetensors", "model/tokenizer.json"] {
+    for file in [
+        "run.json",
+        "metrics.jsonl",
+        "rejects.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+    ] {
         assert!(lab.at("runs/a").join(file).is_file(), "{file} is missing");
     }
-    let mut steps: Vec<_> = fs::read_dir(lab.at("runs/a/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut steps: Vec<_> =
+        fs::read_dir(lab.at("runs/a/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     steps.sort();
     assert_eq!(steps, ["step-38", "step-40"], "the last two checkpoints stay");
     let record = fs::read_to_string(lab.at("runs/a/run.json")).unwrap();

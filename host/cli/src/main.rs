@@ -60,6 +60,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A reader that has seen enough (`| head`) ends a printing command quietly; a run must outlive its terminal.
+    if !matches!(cli.command, Command::Train(_) | Command::Eval(_)) {
+        console::end_at_closed_pipe();
+    }
     console::init_logging(cli.verbose, cli.quiet);
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args),

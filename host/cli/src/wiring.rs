@@ -24,7 +24,10 @@ pub fn device(name: &str, threads: u32) -> Result<Device> {
         "auto" if found > 0 => Ok(Device::Cuda(0)),
         "auto" | "cpu" => Ok(Device::Cpu),
         other => {
-            let number = other.strip_prefix("cuda").map(|n| n.strip_prefix(':').unwrap_or("0")).and_then(|n| n.parse::<usize>().ok());
+            let number = other
+                .strip_prefix("cuda")
+                .map(|n| n.strip_prefix(':').unwrap_or("0"))
+                .and_then(|n| n.parse::<usize>().ok());
             let Some(number) = number else { bail!("device {other:?} is not known; use auto, cpu, cuda or cuda:N") };
             if let Err(reason) = cuda {
                 bail!("device {other} was asked for, but CUDA cannot be used: {reason}");
@@ -76,8 +79,16 @@ pub struct Plugins {
 
 /// Loads the recipe's plugins (all, or only those of `kinds`) and then those of `--plugins`: a filter or metric is
 /// added, a prompt or packer replaces the recipe's. A component that the recipe names too keeps its configuration.
-pub fn plugins(host: &Host, set: Option<&PluginSet>, extra: &[String], dir: &Path, seed: u64, kinds: &[Kind]) -> Result<Plugins> {
-    let uses: Vec<&PluginUse> = set.map(|s| s.filter.iter().chain([&s.prompt, &s.packer]).chain(&s.metric).collect()).unwrap_or_default();
+pub fn plugins(
+    host: &Host,
+    set: Option<&PluginSet>,
+    extra: &[String],
+    dir: &Path,
+    seed: u64,
+    kinds: &[Kind],
+) -> Result<Plugins> {
+    let uses: Vec<&PluginUse> =
+        set.map(|s| s.filter.iter().chain([&s.prompt, &s.packer]).chain(&s.metric).collect()).unwrap_or_default();
     let load = |use_: &PluginUse, path: PathBuf| -> Result<Plugin> { Ok(host.load(&use_.spec(path, dir, seed))?) };
     let known = |path: &Path| -> Result<Option<&PluginUse>> {
         for use_ in &uses {
@@ -101,9 +112,11 @@ pub fn plugins(host: &Host, set: Option<&PluginSet>, extra: &[String], dir: &Pat
         let wanted = |kind: Kind| kinds.contains(&kind);
         let replaced = |kind: Kind| given.iter().any(|p| p.kind() == kind);
         let typed = |use_: &PluginUse, kind: Kind, key: &str| -> Result<Plugin> {
-            let plugin = load(use_, resolve(&use_.plugin, dir)?).with_context(|| format!("{key} ({})", use_.plugin))?;
-            ensure!(plugin.kind() == kind, "{key}: {} is a {} plugin, a {kind} plugin is needed here", use_.plugin, plugin.kind());
-            Ok(plugin)
+            let path = resolve(&use_.plugin, dir)?;
+            // The kind first: a configuration that is refused says little when the whole plugin is in the wrong place.
+            let seen = host.inspect(&path, use_.sha256.as_deref())?.kind;
+            ensure!(seen == kind, "{key}: {} is a {seen} plugin, a {kind} plugin is needed here", use_.plugin);
+            load(use_, path).with_context(|| format!("{key} ({})", use_.plugin))
         };
         if wanted(Kind::Filter) {
             for use_ in &set.filter {
@@ -126,7 +139,11 @@ pub fn plugins(host: &Host, set: Option<&PluginSet>, extra: &[String], dir: &Pat
         let kind = plugin.kind();
         if !kinds.contains(&kind) {
             let allowed: Vec<String> = kinds.iter().map(Kind::to_string).collect();
-            bail!("--plugins: {} is a {kind} plugin; this command uses {} plugins", plugin.info().path.display(), allowed.join(", "));
+            bail!(
+                "--plugins: {} is a {kind} plugin; this command uses {} plugins",
+                plugin.info().path.display(),
+                allowed.join(", ")
+            );
         }
         match kind {
             Kind::Filter => push_once(&mut out.filters, plugin),
@@ -137,7 +154,14 @@ pub fn plugins(host: &Host, set: Option<&PluginSet>, extra: &[String], dir: &Pat
     }
     for plugin in out.all() {
         let info = plugin.info();
-        info!("plugin {} {} {} ({}, sha256 {:.12})", info.kind, info.name, info.version, info.path.display(), info.sha256);
+        info!(
+            "plugin {} {} {} ({}, sha256 {:.12})",
+            info.kind,
+            info.name,
+            info.version,
+            info.path.display(),
+            info.sha256
+        );
     }
     Ok(out)
 }

@@ -56,7 +56,12 @@ fn standard(rows: &[RowView<'_>], name: &str) -> Option<Column> {
         "key" => Column::utf8(name, rows.iter().map(|r| r.record.key.as_str())),
         "source" => Column::utf8(name, rows.iter().map(|r| r.record.shard.as_str())),
         "record" => text(rows.iter().map(|r| record_json(r.record)).collect()),
-        "text" => text(rows.iter().map(|r| answers(&r.record.fields).join("\n")).collect()),
+        "text" => {
+            let texts: Vec<Vec<String>> = rows.iter().map(|r| answers(&r.record.fields)).collect();
+            let valid: Vec<u8> = texts.iter().map(|t| u8::from(!t.is_empty())).collect();
+            let column = text(texts.iter().map(|t| t.join("\n")).collect());
+            Column { valid: valid.contains(&0).then_some(valid), ..column }
+        }
         "num-images" => Column::new(name, ColumnData::U32s(rows.iter().map(|r| r.record.media.len() as u32).collect())),
         "width" => first(media(|m| m.width)),
         "height" => first(media(|m| m.height)),
@@ -120,36 +125,68 @@ pub fn record_json(record: &Record) -> String {
     serde_json::to_string(&record.fields).unwrap_or_default()
 }
 
-/// Text that a record would teach: assistant turns, else the answers, else the caption, else plain text.
+/// Roles of turns that are the model's, as data sets spell them. The prompt `conversation` knows the same names.
+pub const ASSISTANT_ROLES: [&str; 6] = ["assistant", "gpt", "chatgpt", "model", "bot", "chatbot"];
+
+/// Text that a record would teach, by the shapes that the prompt `conversation` knows, in its order: the assistant's
+/// turns, the answers of `qa`, the answer, the caption, plain text. Of several answers by different people it is the most
+/// frequent one. Empty where there is none.
 pub fn answers(fields: &Map<String, Value>) -> Vec<String> {
-    for name in ["conversations", "messages"] {
-        if let Some(Value::Array(turns)) = fields.get(name) {
-            return turns.iter().filter_map(assistant_text).collect();
-        }
+    if let Some(turns) = turns(fields) {
+        return turns.iter().filter_map(assistant_text).collect();
     }
-    for name in ["answer", "answers", "caption", "captions", "text"] {
-        let texts = strings(fields.get(name));
-        if !texts.is_empty() {
-            return texts;
-        }
+    if let Some(pairs) = pairs(fields) {
+        return pairs.iter().filter_map(Value::as_object).filter_map(learnt_answer).collect();
     }
-    Vec::new()
+    if let Some(answer) = learnt_answer(fields) {
+        return vec![answer];
+    }
+    first(fields, &["caption", "captions", "text"]).unwrap_or_default()
 }
 
-/// Correct answers for scoring: the record's references, else its answers or caption, else its last assistant turn.
+/// Correct answers for scoring what the prompt asks: the record's references; of `qa` those of its first pair; the
+/// answers; the conversation's last turn, if it is the assistant's; the caption; plain text.
 pub fn references(fields: &Map<String, Value>) -> Vec<String> {
-    for name in ["references", "answers", "answer", "captions", "caption"] {
-        let texts = strings(fields.get(name));
-        if !texts.is_empty() {
-            return texts;
-        }
-    }
-    answers(fields).pop().into_iter().collect()
+    const ANSWERS: [&str; 3] = ["references", "answers", "answer"];
+    let turns = turns(fields);
+    let asked = pairs(fields).filter(|_| turns.is_none()).and_then(|pairs| pairs.first()?.as_object());
+    first(fields, &["references"])
+        .or_else(|| asked.and_then(|pair| first(pair, &ANSWERS)))
+        .or_else(|| first(fields, &ANSWERS))
+        .or_else(|| turns?.last().and_then(assistant_text).map(|text| vec![text]))
+        .or_else(|| first(fields, &["captions", "caption", "text"]))
+        .unwrap_or_default()
+}
+
+/// The turns of a conversation in either of its spellings.
+fn turns(fields: &Map<String, Value>) -> Option<&Vec<Value>> {
+    ["conversations", "messages"].iter().find_map(|name| fields.get(*name)?.as_array())
+}
+
+/// Several questions about one picture, each with its answer.
+fn pairs(fields: &Map<String, Value>) -> Option<&Vec<Value>> {
+    fields.get("qa")?.as_array()
+}
+
+/// The answer, or the most frequent of the answers (the earliest of several).
+fn learnt_answer(fields: &Map<String, Value>) -> Option<String> {
+    let one = strings(fields.get("answer")).into_iter().next();
+    one.or_else(|| {
+        let all = strings(fields.get("answers"));
+        let votes = |candidate: &String| all.iter().filter(|answer| *answer == candidate).count();
+        // `max_by_key` takes the last of equals.
+        all.iter().rev().max_by_key(|answer| votes(answer)).cloned()
+    })
+}
+
+/// The texts of the first of `names` that has any.
+fn first(fields: &Map<String, Value>, names: &[&str]) -> Option<Vec<String>> {
+    names.iter().map(|name| strings(fields.get(*name))).find(|texts| !texts.is_empty())
 }
 
 fn assistant_text(turn: &Value) -> Option<String> {
     let role = turn.get("role").or_else(|| turn.get("from"))?.as_str()?;
-    if !["assistant", "gpt", "model", "bot", "chatbot"].contains(&role) {
+    if !ASSISTANT_ROLES.contains(&role) {
         return None;
     }
     match turn.get("content").or_else(|| turn.get("value"))? {
@@ -191,7 +228,10 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for() {
-        let records = [record(json!({"caption": "c"}), &[(4, 6), (8, 2)]), record(json!({"answers": ["x", 3]}), &[])];
+        let records = [
+            record(json!({"caption": "c"}), &[(4, 6), (8, 2)]),
+            record(json!({"qa": [{"question": "q", "answer": "x"}, {"question": "r", "answer": 3}]}), &[]),
+        ];
         let score = [Column::new("score", ColumnData::F32s(vec![0.5]))];
         let rows: Vec<RowView> = records
             .iter()
@@ -209,6 +249,7 @@ mod tests {
         assert_eq!((heights.row(0), heights.row(1)), (&[6, 2][..], &[][..]));
         let ColumnData::Utf8(text) = &batch.column("text").unwrap().data else { panic!() };
         assert_eq!((text.str(0), text.str(1)), (Some("c"), Some("x\n3")));
+        assert_eq!(batch.column("text").unwrap().valid, None);
         let score = batch.column("score").unwrap();
         assert_eq!((&score.data, &score.valid), (&ColumnData::F32s(vec![0.5, 0.0]), &Some(vec![1, 0])));
         assert_eq!(batch.column("image-bytes").unwrap().data, ColumnData::U32s(vec![10, 0]));
@@ -228,6 +269,27 @@ mod tests {
         assert_eq!(answers(&chat), ["t"]);
         let vqa = fields(json!({"answers": [{"answer": "x"}, {"answer": "y"}], "question": "q"}));
         assert_eq!(references(&vqa), ["x", "y"]);
-        assert!(references(&fields(json!({"question": "q"}))).is_empty());
+        let votes = fields(json!({"answers": ["n", "x", "y", "x", "y"]}));
+        assert_eq!(answers(&votes), ["x"], "the one that the prompt teaches");
+        // What the prompt asks of several pairs is the first one.
+        let pairs = [json!({"question": "q", "answers": ["a", "A"]}), json!({"question": "r", "answer": "b"})];
+        let pairs = fields(json!({"qa": pairs, "caption": "c"}));
+        assert_eq!((answers(&pairs), references(&pairs)), (vec!["a".into(), "b".into()], vec!["a".into(), "A".into()]));
+        // A conversation goes before a caption; its answer is its end, not an earlier turn.
+        let turn = |role: &str, text: &str| json!({"from": role, "value": text});
+        let talk = fields(json!({"caption": "c", "conversations": [turn("user", "q"), turn("chatgpt", "a")]}));
+        assert_eq!((answers(&talk), references(&talk)), (vec!["a".into()], vec!["a".to_string()]));
+        let open = [turn("human", "q"), turn("model", "a"), turn("human", "r")];
+        let open = fields(json!({"conversations": open, "answer": "b"}));
+        assert_eq!((answers(&open), references(&open)), (vec!["a".into()], vec!["b".to_string()]));
+        let nothing = record(json!({"question": "q"}), &[]);
+        assert!(references(&nothing.fields).is_empty());
+        let rows = [RowView { ordinal: 0, record: &nothing, added: &[] }];
+        assert_eq!(build(&rows, &["text".into()]).column("text").unwrap().valid, Some(vec![0]));
+    }
+
+    #[test]
+    fn roles_are_those_of_the_conversation_prompt() {
+        assert_eq!(ASSISTANT_ROLES, conversation::ASSISTANT_ROLES);
     }
 }

@@ -189,11 +189,13 @@ pub fn convert(options: &ConvertOptions, mut progress: impl FnMut(Progress)) -> 
     check(options)?;
     let mut sink = Sink::create(options, &mut progress)?;
     match &options.input {
-        Input::Idx { images, labels, class_names } => idx::read(images, labels, class_names, &mut |total, draft| {
-            sink.total = Some(total);
-            sink.rows += 1;
-            sink.put(draft)
-        })?,
+        Input::Idx { images, labels, class_names } => {
+            idx::read(images, labels, class_names, &options.pattern, &mut |total, draft| {
+                sink.total = Some(total);
+                sink.rows += 1;
+                sink.put(draft)
+            })?
+        }
         Input::Rows(path) => {
             let folder = options.images.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_owned());
             let shape = sample::Shape { options, folder, file: path.display().to_string() };

@@ -43,7 +43,7 @@ pub enum ImageError {
     },
     /// More pixels than the bound: a decompression bomb, or a bound that is too low.
     #[error(
-        "picture of {width}x{height} = {pixels} pixels is over the bound of {bound} pixels and was not decoded; raise max_decode_pixels if it is meant"
+        "picture of {width}x{height} = {pixels} pixels is over the bound of {bound} pixels and was not decoded; raise max_image_pixels (in a recipe data.max_image_pixels) if it is meant"
     )]
     TooLarge {
         /// Width of the header.
@@ -121,7 +121,7 @@ pub struct ImageProcessor {
     pub image_std: [f64; 3],
     /// Factor on the 8-bit values; 1 when rescaling is off.
     pub rescale_factor: f64,
-    /// Bound on header pixels before decoding; not part of the model's configuration.
+    /// Bound on header pixels before decoding (`data.max_image_pixels`); not part of the model's configuration.
     #[serde(skip)]
     pub max_decode_pixels: u64,
 }

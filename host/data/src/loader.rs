@@ -33,7 +33,7 @@ use work::DecodedBin;
 
 use crate::DataError;
 use crate::chat::{ChatTokenizer, IGNORE};
-use crate::image::ImageProcessor;
+use crate::image::{DEFAULT_MAX_DECODE_PIXELS, ImageProcessor};
 use crate::pipeline::{PipelineShared, RowPipeline, SampleSource, StageFactory};
 use crate::record::Reject;
 use crate::rejects::{Counters, RejectBudget};
@@ -84,8 +84,10 @@ pub struct DataConfig {
     pub max_rejects: Option<u64>,
     /// What happens when a filter or prompt plugin fails on a row: "stop" the run, or "reject" the row.
     pub on_plugin_failure: OnTrap,
-    /// Packs that are decoded ahead.
+    /// Batches that are decoded ahead.
     pub prefetch: usize,
+    /// Pictures whose header promises more pixels are rejected and never decoded: a guard against decompression bombs.
+    pub max_image_pixels: u64,
     /// Replace every picture by a black one of its size: measures what a model knows from the text alone.
     pub blank_images: bool,
 }
@@ -105,10 +107,14 @@ impl Default for DataConfig {
             max_rejects: None,
             on_plugin_failure: OnTrap::Stop,
             prefetch: 4,
+            max_image_pixels: DEFAULT_MAX_DECODE_PIXELS,
             blank_images: false,
         }
     }
 }
+
+/// Packs that may wait, decoded, for the trainer.
+const MOST_PACKS_AHEAD: usize = 65_536;
 
 impl DataConfig {
     /// Checks values. The error names the key, the value and what is allowed.
@@ -119,11 +125,26 @@ impl DataConfig {
         if self.capacity == 0 || self.capacity > 1 << 24 {
             return bad("capacity", self.capacity.to_string(), "1 to 16777216 tokens");
         }
-        if self.packs_per_batch == 0 {
-            return bad("packs_per_batch", "0".into(), "1 or more");
+        if !(1..=65_536).contains(&self.packs_per_batch) {
+            return bad("packs_per_batch", self.packs_per_batch.to_string(), "1 to 65536");
         }
-        if self.prefetch == 0 {
-            return bad("prefetch", "0".into(), "1 or more");
+        // A batch's token offsets are 32-bit.
+        let tokens = self.packs_per_batch as u64 * u64::from(self.capacity);
+        if tokens > i32::MAX as u64 {
+            let most = format!("1 to {} with data.capacity = {}", i32::MAX as u32 / self.capacity, self.capacity);
+            return bad("packs_per_batch", self.packs_per_batch.to_string(), &most);
+        }
+        // The queue of packs has its room from the start.
+        let most = MOST_PACKS_AHEAD / self.packs_per_batch;
+        if !(1..=most.min(4096)).contains(&self.prefetch) {
+            let allowed = format!("1 to {} with data.packs_per_batch = {}", most.min(4096), self.packs_per_batch);
+            return bad("prefetch", self.prefetch.to_string(), &allowed);
+        }
+        if self.workers > 1024 {
+            return bad("workers", self.workers.to_string(), "0 (one less than there are cores) to 1024");
+        }
+        if !(1..=1 << 32).contains(&self.max_image_pixels) {
+            return bad("max_image_pixels", self.max_image_pixels.to_string(), "1 to 4294967296");
         }
         if !(0.0..=1.0).contains(&self.max_reject_rate) {
             return bad("max_reject_rate", self.max_reject_rate.to_string(), "0 to 1");
@@ -183,7 +204,7 @@ pub struct MicroBatch {
     pub keys: Vec<String>,
     /// Tokens that would fit.
     pub capacity: u64,
-    /// Samples rejected since the batch before.
+    /// Samples rejected or filtered (stage `filter`) since the batch before.
     pub rejects: Vec<Reject>,
     /// Where to go on after this batch.
     pub state: LoaderState,
@@ -215,7 +236,7 @@ pub struct BatchStats {
 
 /// The stream of batches.
 pub struct Loader {
-    deliveries: Option<Receiver<Result<Delivery, DataError>>>,
+    deliveries: Option<Receiver<Delivery>>,
     threads: Vec<JoinHandle<()>>,
     packs_per_batch: usize,
     capacity: u64,
@@ -227,7 +248,13 @@ pub struct Loader {
     mine: Counters,
     state: LoaderState,
     rejects: Vec<Reject>,
+    /// Samples of an epoch, of this stream.
+    epoch_len: u64,
+    /// Samples since the last good one whose pictures were all corrupt, and the latest of them in words.
+    corrupt: (u64, String),
     ended: bool,
+    /// What the end of the data brought to light, for the call after the last batch.
+    verdict: Option<DataError>,
 }
 
 impl Loader {
@@ -330,6 +357,7 @@ impl Loader {
             epoch_kept: state.epoch_kept,
             open: BTreeMap::new(),
             rejects: Vec::new(),
+            latest: None,
         };
         let thread =
             std::thread::Builder::new().name("data-pack".into()).spawn(move || packer.run(resume, &pending_out));
@@ -346,7 +374,10 @@ impl Loader {
             mine: Counters::default(),
             state,
             rejects: Vec::new(),
+            epoch_len: total.div_ceil(u64::from(parts.world)),
+            corrupt: (0, String::new()),
             ended: false,
+            verdict: None,
         })
     }
 
@@ -385,24 +416,27 @@ impl Loader {
         &self.state.counters
     }
 
-    /// Rejects that no batch carried: those after the last batch.
+    /// Samples left out (rejected or filtered) that no batch carried: those after the last batch, or before an error.
     pub fn take_rejects(&mut self) -> Vec<Reject> {
         std::mem::take(&mut self.rejects)
     }
 
     fn collect(&mut self) -> Result<Option<MicroBatch>, DataError> {
+        if let Some(error) = self.verdict.take() {
+            return Err(error);
+        }
         let mut group: Vec<DecodedBin> = Vec::with_capacity(self.packs_per_batch);
         let mut wait = Duration::ZERO;
         let mut last: Option<(Arc<Snapshot>, usize)> = None;
         while !self.ended && group.len() < self.packs_per_batch {
             let from = Instant::now();
             let gone = || DataError::Worker("the packing thread is gone".into());
-            let delivery = self.deliveries.as_ref().ok_or_else(gone)?.recv().map_err(|_| gone())??;
+            let delivery = self.deliveries.as_ref().ok_or_else(gone)?.recv().map_err(|_| gone())?;
             match delivery {
                 Delivery::Bin { work, snapshot, index, rejects } => {
+                    self.rejects.extend(rejects);
                     let bin = work.recv().map_err(|_| DataError::Worker("a worker thread is gone".into()))??;
                     wait += from.elapsed();
-                    self.rejects.extend(rejects);
                     self.count(&bin, &snapshot)?;
                     last = Some((snapshot, index));
                     if !bin.samples.is_empty() {
@@ -412,8 +446,16 @@ impl Loader {
                 Delivery::End { snapshot, rejects } => {
                     self.ended = true;
                     self.rejects.extend(rejects);
+                    // The pack thread judged the epoch before its last pictures were decoded.
+                    let words = Some(self.corrupt.1.as_str()).filter(|w| !w.is_empty());
+                    let verdict = self.budget.check(&self.all_counters(&snapshot), true, words);
+                    self.verdict = verdict.err().map(DataError::Rejects);
                     let all = snapshot.bins.len();
                     last = Some((snapshot, all));
+                }
+                Delivery::Failed { error, rejects } => {
+                    self.rejects.extend(rejects);
+                    return Err(error);
                 }
             }
         }
@@ -421,7 +463,7 @@ impl Loader {
             self.state = self.state_after(&snapshot, index);
         }
         if group.is_empty() {
-            return Ok(None);
+            return self.verdict.take().map_or(Ok(None), Err);
         }
         Ok(Some(self.assemble(group, wait)))
     }
@@ -438,11 +480,26 @@ impl Loader {
             self.mine.packs += 1;
             self.mine.capacity += self.capacity;
         }
-        if bin.rejects.is_empty() {
-            return Ok(());
+        if !bin.samples.is_empty() {
+            self.corrupt.0 = 0;
         }
-        let last = bin.rejects.last().map(|r| format!("{} of {}: {}", r.key, r.shard, r.reason));
-        self.budget.check(&self.all_counters(snapshot), false, last.as_deref()).map_err(DataError::Rejects)
+        let Some(last) = bin.rejects.last() else { return Ok(()) };
+        if bin.samples.is_empty() {
+            self.corrupt.0 += bin.rejects.len() as u64;
+        }
+        self.corrupt.1 = last.words();
+        let all = self.all_counters(snapshot);
+        // With max_reject_rate = 1 and endless epochs nothing else would ever end this.
+        if self.corrupt.0 > self.epoch_len + snapshot.open.len() as u64 {
+            return Err(DataError::Rejects(format!(
+                "the pictures of the last {} samples, more than a whole epoch, are all unusable. {}. The latest: {}. Mend the \
+                 data",
+                self.corrupt.0,
+                all.summary(),
+                self.corrupt.1
+            )));
+        }
+        self.budget.check(&all, false, Some(&self.corrupt.1)).map_err(DataError::Rejects)
     }
 
     fn all_counters(&self, snapshot: &Snapshot) -> Counters {

@@ -3,7 +3,8 @@
 //! ```text
 //!  Item {ordinal, coord} ─► Record ─► filter 1 … filter n ─► prompt ─► ChatTokenizer ─► EncodedSample
 //!                             │            │                   │            │
-//!                             └── Reject   └── Filtered        └── Reject   └── Reject
+//!                             └── Reject   ├── Filtered        └── Reject   └── Reject
+//!                                          └── Reject (the filter failed on it)
 //! ```
 //! A worker thread owns one [`RowPipeline`]. Plugins are behind three small traits, so that the loader can be tested
 //! with native stages and a native stage can take a plugin's place. Rows reach a plugin in runs of consecutive
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use ovhost_plugin::{
     Batch, CallCtx, Column, Decisions, FilterInstance, Mode, OnTrap, PackLimits, PackerInstance, Packing, Plugin,
-    PromptInstance, Rendered,
+    PluginError, PluginInfo, PromptInstance, Rendered,
 };
 
 use crate::DataError;
@@ -21,7 +22,7 @@ use crate::chat::{ChatTokenizer, Encoded, IGNORE};
 use crate::columns::{self, RowView};
 use crate::image::ImageProcessor;
 use crate::record::{Media, Record, RecordOptions, Reject};
-use crate::shards::Shard;
+use crate::shards::{Shard, allow_many_files};
 
 /// Where samples come from. Reading needs no order and happens on several threads.
 pub trait SampleSource: Send + Sync {
@@ -38,9 +39,18 @@ pub struct ShardSource {
 }
 
 impl ShardSource {
-    /// Opens and indexes `paths`. `max_pixels` bounds the header size of a picture.
+    /// Opens and indexes `paths`. `max_pixels` bounds the header size of a picture. Every shard stays open: the
+    /// process's bound on open files is raised as far as it goes.
     pub fn open(paths: &[std::path::PathBuf], max_pixels: u64) -> Result<Self, DataError> {
+        allow_many_files();
         let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>, _>>()?;
+        for shard in shards.iter().filter(|s| s.unnamed() > 0) {
+            tracing::warn!(
+                "{}: {} members belong to no sample (no dot in the name, or a reserved name __x__) and are not read",
+                shard.path().display(),
+                shard.unnamed()
+            );
+        }
         Ok(Self { shards, options: RecordOptions { max_pixels } })
     }
 }
@@ -126,21 +136,21 @@ pub struct PluginStages {
 }
 
 impl PluginStages {
-    /// Checks that every column a plugin requires is there when its turn comes.
+    /// Checks that every column a plugin requires is there when its turn comes, and that the plugins can do their work
+    /// on several threads.
+    ///
+    /// # Errors
+    /// A missing column; a filter that adds a column of the host's; a filter or prompt that is streaming.
     pub fn new(filters: Vec<Plugin>, prompt: Plugin, packer: Option<Plugin>) -> Result<Self, DataError> {
         let mut offered: Vec<String> = columns::STANDARD.map(String::from).into();
         for filter in &filters {
             filter.check_columns(&offered.iter().map(String::as_str).collect::<Vec<_>>())?;
-            if !filter.info().state_pure {
-                return Err(DataError::Config(format!(
-                    "filter {} says that its calls build on one another (streaming); here filters run on several threads, \
-                     so only pure ones work: let it judge each row on its own",
-                    filter.info().name
-                )));
-            }
+            check_pure("filter", filter.info())?;
+            check_writes(filter.info())?;
             offered.extend(filter.info().writes.iter().cloned());
         }
         prompt.check_columns(&offered.iter().map(String::as_str).collect::<Vec<_>>())?;
+        check_pure("prompt", prompt.info())?;
         if let Some(packer) = &packer {
             packer.check_columns(&["id", "length", "patches"])?;
         }
@@ -183,9 +193,34 @@ impl StageFactory for PluginStages {
         let all = self.filters.iter().chain([&self.prompt]).chain(&self.packer);
         let words = all.map(|p| {
             let info = p.info();
-            format!("{} {} {}", info.name, info.sha256, info.resolved_config)
+            let assets: Vec<String> = info.assets.iter().map(|a| format!(" {}={}", a.name, a.sha256)).collect();
+            format!("{} {} {} {}{}", info.name, info.sha256, info.entry, info.resolved_config, assets.concat())
         });
         words.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Every worker has an instance of its own, so none of them sees the whole stream.
+fn check_pure(kind: &str, info: &PluginInfo) -> Result<(), DataError> {
+    if info.state_pure {
+        return Ok(());
+    }
+    Err(DataError::Config(format!(
+        "{kind} {} says that its calls build on one another (streaming); here {kind}s run on several threads, so only pure \
+         ones work: let it judge each row on its own",
+        info.name
+    )))
+}
+
+/// A column of the host's would hide one of the same name that a filter adds.
+fn check_writes(info: &PluginInfo) -> Result<(), DataError> {
+    match info.writes.iter().find(|name| columns::STANDARD.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(column) => Err(DataError::Config(format!(
+            "filter {} says that it adds the column \"{column}\", which is the host's own; it must have another name, such \
+             as \"{}/{column}\"",
+            info.name, info.plugin_name
+        ))),
     }
 }
 
@@ -293,8 +328,8 @@ pub struct EncodedSample {
 pub enum Outcome {
     /// Ready.
     Sample(Box<EncodedSample>),
-    /// A filter dropped it, for this reason.
-    Filtered(String),
+    /// A filter dropped it. That is wanted: it is listed with the rejects, and counts as none.
+    Filtered(Reject),
     /// It cannot be used.
     Reject(Reject),
 }
@@ -333,6 +368,15 @@ struct Row {
 /// Rows per plugin call, and the unit of scheduling.
 pub const CHUNK: u64 = 64;
 
+/// Names the row that set a trap off by its key: an ordinal of a shuffled stream tells a user nothing. Plugins see the
+/// `key` column only where they read it.
+fn with_key(mut error: DataError, run: &[Row]) -> DataError {
+    if let DataError::Plugin(PluginError::Trap { row: Some(ordinal), key: key @ None, .. }) = &mut error {
+        *key = run.iter().find(|row| row.item.ordinal == *ordinal).map(|row| row.record.key.clone());
+    }
+    error
+}
+
 impl RowPipeline {
     /// Stages for one worker. `capacity`: most tokens of a sample.
     pub fn new(shared: PipelineShared, factory: &dyn StageFactory, capacity: u32) -> Result<Self, DataError> {
@@ -361,7 +405,8 @@ impl RowPipeline {
         for (filter, wanted) in &mut self.filters {
             let mut kept = Vec::with_capacity(rows.len());
             for mut run in runs(rows) {
-                let decisions = filter.process(&ctx(&self.shared, &run), &batch(&run, wanted))?;
+                let judged = filter.process(&ctx(&self.shared, &run), &batch(&run, wanted));
+                let decisions = judged.map_err(|e| with_key(e, &run))?;
                 let added = Batch { rows: run.len() as u32, columns: decisions.add };
                 if !added.columns.is_empty() {
                     for (i, row) in run.iter_mut().enumerate() {
@@ -372,13 +417,14 @@ impl RowPipeline {
                     let error = decisions.errors.iter().find(|(r, _)| *r as usize == i);
                     if let Some((_, message)) = error {
                         let reason = format!("{}: {message}", filter.name());
-                        outcomes[row.at] = Some(Outcome::Reject(reject(&row.record, "filter", reason)));
+                        outcomes[row.at] = Some(Outcome::Reject(reject(&row.record, "filter-error", reason)));
                     } else if decisions.keep.get(i).copied().unwrap_or(false) {
                         kept.push(row);
                     } else {
                         let reason = decisions.reason.get(i).cloned().flatten();
                         let reason = reason.unwrap_or_else(|| "no reason given".into());
-                        outcomes[row.at] = Some(Outcome::Filtered(format!("{}: {reason}", filter.name())));
+                        let reason = format!("{}: {reason}", filter.name());
+                        outcomes[row.at] = Some(Outcome::Filtered(reject(&row.record, "filter", reason)));
                     }
                 }
             }
@@ -386,7 +432,8 @@ impl RowPipeline {
         }
         for run in runs(rows) {
             let ctx = ctx(&self.shared, &run);
-            let rendered = self.prompt.render(&ctx, Mode::Train, &batch(&run, &self.prompt_reads))?;
+            let rendered = self.prompt.render(&ctx, Mode::Train, &batch(&run, &self.prompt_reads));
+            let rendered = rendered.map_err(|e| with_key(e, &run))?;
             for (row, rendered) in run.into_iter().zip(rendered) {
                 let outcome = match rendered {
                     Ok(rendered) => self.encode(&row, &rendered),
@@ -482,4 +529,43 @@ fn runs(rows: Vec<Row>) -> Vec<Vec<Row>> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(state_pure: bool, writes: &[&str]) -> PluginInfo {
+        PluginInfo {
+            name: "use".into(),
+            plugin_name: "mine".into(),
+            version: String::new(),
+            license: String::new(),
+            path: "mine.wasm".into(),
+            sha256: String::new(),
+            bytes: 0,
+            kind: ovhost_plugin::Kind::Filter,
+            entry: "mine".into(),
+            summary: String::new(),
+            resolved_config: serde_json::Value::Null,
+            reads: Vec::new(),
+            writes: writes.iter().map(|w| w.to_string()).collect(),
+            assets: Vec::new(),
+            state_pure,
+            prefer_rows: 0,
+            wit_version: String::new(),
+            limits: ovhost_plugin::Limits::default(),
+            engine: String::new(),
+        }
+    }
+
+    #[test]
+    fn plugins_that_cannot_work_on_several_threads_or_hide_columns_are_refused() {
+        check_pure("prompt", &info(true, &[])).unwrap();
+        let error = check_pure("prompt", &info(false, &[])).unwrap_err().to_string();
+        assert!(error.contains("prompt use") && error.contains("streaming"), "{error}");
+        check_writes(&info(true, &["score", "mine/text"])).unwrap();
+        let error = check_writes(&info(true, &["score", "text"])).unwrap_err().to_string();
+        assert!(error.contains("filter use") && error.contains("\"text\"") && error.contains("mine/text"), "{error}");
+    }
 }

@@ -54,10 +54,18 @@ pub struct Reject {
     pub key: String,
     /// Shard (or input file) that holds it.
     pub shard: String,
-    /// Where it happened: `read`, `convert`, `filter`, …
+    /// Where it happened: `read`, `convert`, `filter` (a filter dropped it), `filter-error` (it could not judge it),
+    /// `prompt`, `encode`, `length`, `pack`, `decode`.
     pub stage: &'static str,
-    /// What is wrong, with the value seen.
+    /// What is wrong, with the value seen; of a filtered sample the filter's name and reason.
     pub reason: String,
+}
+
+impl Reject {
+    /// In one line: `k7 of train-000.tar: part png: …`.
+    pub fn words(&self) -> String {
+        format!("{} of {}: {}", self.key, self.shard, self.reason)
+    }
 }
 
 /// Bounds for building records.

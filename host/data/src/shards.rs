@@ -13,6 +13,7 @@ mod write;
 
 pub use energon::write_nv_meta;
 pub use expand::{expand, expand_braces};
+pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
 pub use write::{Commit, ShardWriter, WriterOptions, WrittenShard};
 
@@ -49,7 +50,7 @@ pub enum ShardError {
     },
     /// A shard that ends early or holds garbage.
     #[error(
-        "{path} is damaged at byte {offset}: {reason}. {whole} whole samples come before it (the last is {last}); fetch or make the file again, or accept the loss by reading damaged shards as rejects"
+        "{path} is damaged at byte {offset}: {reason}. {whole} whole samples come before it (the last is {last}); fetch or make the file again"
     )]
     Damaged {
         /// The file.
@@ -85,7 +86,11 @@ pub enum ShardError {
 
 fn io_error(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> ShardError {
     let path = path.display().to_string();
-    move |source| ShardError::Io { path, action, source }
+    move |source| {
+        let full = source.raw_os_error() == Some(libc::EMFILE);
+        let action = if full { "open one more shard (every shard stays open; raise `ulimit -n`)" } else { action };
+        ShardError::Io { path, action, source }
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
-    /// `stop` or `length`.
+    /// `eos`, `stop` (a stop string), `length`, or `error`.
     pub finish_reason: String,
     /// Why there is no answer: the sample could not be read, rendered or decoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,11 @@ impl AnswerFile {
             );
             answers.push(answer);
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
         file.set_len(whole as u64)?;
         Ok((AnswerFile { path: path.to_path_buf(), file }, answers))
     }

@@ -78,13 +78,18 @@ pub fn evaluate(mut options: EvalOptions<'_>) -> Result<Option<Results>> {
     let (results, lines) = score::score(&options.metrics, &answers, options.seed, options.settings.clone())?;
     score::write(&options.out, &results, &lines)?;
     if results.failed > 0 {
-        warn!("{} samples could not be asked; see `error` in {}", results.failed, options.out.join("samples.jsonl").display());
+        warn!(
+            "{} samples could not be asked; see `error` in {}",
+            results.failed,
+            options.out.join("samples.jsonl").display()
+        );
     }
     Ok(Some(results))
 }
 
 fn progress(total: u64, at: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} answers · {per_sec} · ETA {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} answers · {per_sec} · ETA {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(total).with_style(style);
     bar.set_position(at);
     bar.reset_eta();
@@ -96,7 +101,8 @@ fn same_settings(out: &Path, settings: &Value) -> Result<()> {
     let path = out.join("settings.json");
     if path.exists() {
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let saved: Value = serde_json::from_slice(&text).with_context(|| format!("{} is damaged; remove the folder", path.display()))?;
+        let saved: Value = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged; remove the folder", path.display()))?;
         if &saved != settings {
             let differ: Vec<&str> = keys(&saved, settings);
             bail!(

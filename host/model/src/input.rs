@@ -78,8 +78,17 @@ impl Targets {
         }
         let (mut index, mut target) = (Vec::new(), Vec::new());
         for pair in cu_seqlens.windows(2) {
-            for at in pair[0] as usize + 1..pair[1] as usize {
-                match labels[at] {
+            let (from, to) = (pair[0] as usize, pair[1] as usize);
+            let own = labels.get(from..to).ok_or_else(|| {
+                ModelError::Input(format!(
+                    "cu_seqlens must grow up to {}: {} is followed by {}",
+                    labels.len(),
+                    pair[0],
+                    pair[1]
+                ))
+            })?;
+            for (at, &label) in own.iter().enumerate().skip(1).map(|(i, label)| (from + i, label)) {
+                match label {
                     -100 => {}
                     label if (0..vocab).contains(&label) => {
                         index.push(at as i64 - 1);

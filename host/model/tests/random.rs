@@ -112,7 +112,7 @@ fn the_chunk_of_the_loss_does_not_matter() {
 #[test]
 fn batches_that_do_not_fit_are_refused() {
     let model = small(|_| {});
-    let error = |input: PackedInput| model.hidden(&input).err().expect("must be refused").to_string();
+    let error = |input: PackedInput| model.hidden(&input).expect_err("must be refused").to_string();
     assert!(error(batch(&[1, 2], 1)).contains("0 image tokens in the text but 1 images with 1 tokens"));
     assert!(error(batch(&[1, 48], 0)).contains("1 image tokens"));
     assert!(error(batch(&[1, 50], 0)).contains("token id 50 at position 1"));

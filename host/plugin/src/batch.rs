@@ -14,7 +14,7 @@ pub struct CallCtx {
     pub run_seed: u64,
     /// Data-parallel stream.
     pub shard: u32,
-    /// Ordinal of the batch in the stream.
+    /// Which stretch of the stream the batch is from; several calls may share it.
     pub batch_index: u64,
     /// Ordinal in the stream of the batch's row 0.
     pub first_row: u64,

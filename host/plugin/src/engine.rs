@@ -62,7 +62,8 @@ fn config(stack_kib: u32) -> Config {
     config
 }
 
-/// Slots for instances that live at once. Only address space is taken (4 GiB and guards per memory), none of it touched.
+/// Slots for instances that live at once (every data thread has one of each filter and prompt). Only address space is
+/// taken (4 GiB and guards per memory, of 128 TiB), none of it touched.
 fn pool(memories: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(memories);
@@ -83,7 +84,7 @@ impl Runtime {
         let failed = |e: wasmtime::Error| PluginError::Engine { why: words(&e) };
         let mut engine = None;
         if stack_kib == Limits::default().stack_kib {
-            for memories in [512, 64] {
+            for memories in [4096, 512] {
                 let mut config = config(stack_kib);
                 config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(memories)));
                 match Engine::new(&config) {

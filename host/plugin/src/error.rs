@@ -161,7 +161,7 @@ pub enum PluginError {
     /// The file is not the one that the recipe pinned.
     #[error(
         "{} is not the plugin that was pinned:\n  pinned sha256 {pinned}\n  file's sha256 {actual}\nPut the pinned file \
-         back, or accept this one with `ovhost plugin lock`",
+         back, or accept this one: write its sha256 into the recipe",
         .path.display()
     )]
     HashMismatch {
@@ -173,7 +173,7 @@ pub enum PluginError {
         actual: String,
     },
     /// A pin that is no sha256.
-    #[error("sha256 = \"{value}\" of plugin {} is not 64 hexadecimal digits; `ovhost plugin lock` writes it", .path.display())]
+    #[error("sha256 = \"{value}\" of plugin {} is not 64 hexadecimal digits; `ovhost plugin inspect` shows it", .path.display())]
     BadPin {
         /// The component.
         path: PathBuf,

@@ -70,7 +70,8 @@ pub(crate) fn scan(path: &Path, bytes: &[u8]) -> Result<Surface, PluginError> {
 }
 
 fn header(bytes: &[u8]) -> Result<(), String> {
-    let build = "build a component: `ovhost plugin build`, or cargo with wasm-component-ld as the linker";
+    let build = "build a component: `cargo xtask plugins` for a plugin of this repository, else cargo with wasm-component-ld as the \
+                 linker";
     if bytes.starts_with(b"\x7fELF") {
         return Err(
             "it is machine code (ELF), perhaps a precompiled .cwasm. Compiled code is never loaded from a file that a \

@@ -96,9 +96,10 @@ pub fn newest(folder: &Path) -> Result<(Option<(PathBuf, State)>, Vec<String>)> 
 /// Reads and checks one checkpoint.
 pub fn open(path: &Path) -> Result<State> {
     let file = path.join("state.json");
-    let text = fs::read(&file).with_context(|| format!("{} cannot be read: the checkpoint is not whole", file.display()))?;
-    let state: State =
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged: the checkpoint is not whole", file.display()))?;
+    let text =
+        fs::read(&file).with_context(|| format!("{} cannot be read: the checkpoint is not whole", file.display()))?;
+    let state: State = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged: the checkpoint is not whole", file.display()))?;
     if state.version != STATE_VERSION {
         bail!("{} has version {}, this program reads {STATE_VERSION}", file.display(), state.version);
     }
@@ -135,7 +136,11 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
-        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+        let step = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_prefix("step-"))
+            .and_then(|n| n.parse().ok());
         if let Some(step) = step {
             out.push((step, path));
         }

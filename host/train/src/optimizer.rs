@@ -109,8 +109,11 @@ impl AdamW {
     }
 
     /// Clips, updates and clears the gradients. `factor` scales every group's rate. Returns the gradient norm before
-    /// clipping, as a tensor: reading it waits for the device.
-    pub fn update(&mut self, factor: f64) -> Result<Tensor> {
+    /// clipping.
+    ///
+    /// # Errors
+    /// A norm that is not finite: nothing was updated then.
+    pub fn update(&mut self, factor: f64) -> Result<f64> {
         let _guard = tch::no_grad_guard();
         // A parameter that no sample of this update used has no gradient; it still decays and its moments still fade,
         // as with a gradient of zero, so that the update does not depend on how samples were grouped.
@@ -130,6 +133,9 @@ impl AdamW {
             .collect();
         let all: Vec<&Tensor> = grads.iter().flatten().collect();
         let norm = ovhost_torch::foreach_norm(&all).context("norm of the gradients")?;
+        let value = norm.f_double_value(&[])?;
+        // Clipping an infinite gradient would turn every weight into NaN: 0 · ∞.
+        ensure!(value.is_finite(), "the gradient norm is {value}");
         if self.clip > 0.0 {
             ovhost_torch::foreach_clip_(&all, &norm, self.clip).context("clipping the gradients")?;
         }
@@ -159,7 +165,7 @@ impl AdamW {
                 slot.param.zero_grad();
             }
         }
-        Ok(norm)
+        Ok(value)
     }
 
     /// The state to save: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME` and, under bf16, `master.NAME`.

@@ -43,7 +43,7 @@ pub struct Recipe {
 pub struct RunConfig {
     /// Folder of the run, relative to the recipe: run.json, metrics.jsonl, rejects.jsonl, checkpoints/, model/.
     pub folder: PathBuf,
-    /// Seed of everything random: shuffling, plugins, dropout.
+    /// Seed of everything random: shuffling and plugins.
     pub seed: u64,
     /// Threads of one tensor operation; 0 takes one per core. Results repeat bit for bit only for the same number.
     pub threads: u32,
@@ -319,8 +319,19 @@ impl Recipe {
         ensure!(t.steps > 0, "train.steps is 0; a run needs at least one step");
         ensure!(t.accumulation > 0, "train.accumulation is 0; 1 means no accumulation");
         ensure!(t.lr.is_finite() && t.lr > 0.0, "train.lr is {}; it must be above 0", t.lr);
-        ensure!((0.0..=t.lr).contains(&t.min_lr), "train.min_lr is {}; it must lie between 0 and train.lr ({})", t.min_lr, t.lr);
+        ensure!(
+            (0.0..=t.lr).contains(&t.min_lr),
+            "train.min_lr is {}; it must lie between 0 and train.lr ({})",
+            t.min_lr,
+            t.lr
+        );
         ensure!(t.warmup_steps <= t.steps, "train.warmup_steps ({}) exceeds train.steps ({})", t.warmup_steps, t.steps);
+        for (name, module) in [("vision", &t.vision), ("merger", &t.merger), ("language", &t.language)] {
+            if let Some(lr) = module.lr {
+                ensure!(lr.is_finite() && lr >= 0.0, "train.{name}.lr is {lr}; it must not be negative");
+            }
+        }
+        self.data.check()?;
         for beta in t.betas {
             ensure!((0.0..1.0).contains(&beta), "train.betas has {beta}; each must be at least 0 and below 1");
         }

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -93,11 +93,6 @@ impl RunFolder {
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         crate::checkpoint::write_synced(&self.path.join(name), &serde_json::to_vec_pretty(value)?)
     }
-}
-
-/// Path of a run's JSON record, for readers.
-pub fn run_json(folder: &Path) -> PathBuf {
-    folder.join("run.json")
 }
 
 #[cfg(test)]

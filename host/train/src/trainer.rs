@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::loader::{Loader, LoaderState, MicroBatch};
 use ovhost_model::{LlavaOnevision, LoadOptions, PackedInput, Targets};
@@ -68,8 +68,12 @@ pub struct TrainSummary {
     pub checkpoint: Option<PathBuf>,
     /// Mean share of the packs that was filled.
     pub fill: f64,
-    /// Samples that were rejected, in all.
-    pub rejects: u64,
+    /// Samples that were rejected, since the run began.
+    pub rejected: u64,
+    /// Samples that filters dropped, since the run began.
+    pub filtered: u64,
+    /// What happened to every sample since the run began, in one line.
+    pub samples: String,
 }
 
 /// One line of metrics.jsonl.
@@ -121,8 +125,13 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         .with_context(|| format!("loading the model from {}", weights.display()))?;
     let mut optimizer = AdamW::new(model.parameters(), &recipe.train)?;
     let mut state = match start {
-        Some((path, state)) => {
-            optimizer.load_state(checkpoint::read_optimizer(&path)?).with_context(|| format!("in {}", path.display()))?;
+        Some((path, mut state)) => {
+            // From here on the run is that of the present recipe (they differ only where that was asked for).
+            state.recipe = serde_json::to_value(recipe)?;
+            state.plugins = options.plugins.clone();
+            optimizer
+                .load_state(checkpoint::read_optimizer(&path)?)
+                .with_context(|| format!("in {}", path.display()))?;
             info!("resuming from {} at step {}", path.display(), state.step);
             state
         }
@@ -189,6 +198,17 @@ fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBu
     if state.plugins != options.plugins {
         differences.push(format!("plugins: {} then, {} now", state.plugins, options.plugins));
     }
+    // The order of samples depends on these: the saved position in the data means nothing under other values.
+    let fixed =
+        |d: &String| ["run.seed", "data.", "plugins"].iter().any(|k| d.starts_with(k)) && !d.starts_with("data.epochs");
+    if let Some(first) = differences.iter().find(|d| fixed(d)) {
+        bail!(
+            "--resume: the data of this run differs from that of {}:\n  {first}\nput it back, or start a new run from its weights with \
+             --set model.folder={}",
+            path.display(),
+            path.join("model").display()
+        );
+    }
     if !differences.is_empty() && !options.allow_recipe_change {
         bail!(
             "--resume: the recipe differs from that of {}:\n  {}\nput it back, or pass --allow-recipe-change to go on with the new one",
@@ -244,24 +264,26 @@ impl Run<'_> {
         let config = self.options.recipe.train.clone();
         let begin = Instant::now();
         let bar = progress_bar(config.steps, self.state.step);
-        let (mut loss, mut fills, mut reject_count) = (f64::NAN, (0.0, 0u64), 0u64);
+        let (mut loss, mut fills) = (f64::NAN, (0.0, 0u64));
         let mut interrupted = false;
         let mut saved = None;
-        let first = self.state.step;
+        let mut saved_at = self.state.step;
         while self.state.step < config.steps {
             let started = Instant::now();
-            let Some(update) = self.next_update(config.accumulation, &mut reject_count)? else {
-                for reject in self.loader.take_rejects() {
-                    self.rejects.push(&reject)?;
-                    reject_count += 1;
-                }
+            let Some(update) = self.next_update(config.accumulation)? else {
                 warn!(
                     "the data ended at step {} of {}; raise data.epochs or lower train.steps",
                     self.state.step, config.steps
                 );
                 break;
             };
-            let factor = schedule::factor(self.state.step, config.warmup_steps, config.steps, config.min_lr / config.lr, config.decay);
+            let factor = schedule::factor(
+                self.state.step,
+                config.warmup_steps,
+                config.steps,
+                config.min_lr / config.lr,
+                config.decay,
+            );
             let (sum, norm) = self.step(&update, factor)?;
             self.state.step += 1;
             let record = self.record(&update, sum, norm, config.lr * factor, started)?;
@@ -275,13 +297,14 @@ impl Run<'_> {
             let every = self.options.recipe.checkpoint.every;
             if interrupted || self.state.step == config.steps || (every > 0 && self.state.step % every == 0) {
                 saved = Some(self.save()?);
+                saved_at = self.state.step;
             }
             if interrupted {
                 break;
             }
         }
         bar.finish_and_clear();
-        if saved.is_none() && self.state.step > first {
+        if self.state.step > saved_at {
             saved = Some(self.save()?);
         }
         let model = if interrupted { None } else { Some(self.export()?) };
@@ -294,25 +317,29 @@ impl Run<'_> {
             model,
             checkpoint: saved,
             fill: fills.0 / fills.1.max(1) as f64,
-            rejects: reject_count,
+            rejected: self.loader.counters().rejected_total(),
+            filtered: self.loader.counters().filtered_total(),
+            samples: self.loader.counters().summary(),
         })
     }
 
-    fn next_update(&mut self, accumulation: u64, reject_count: &mut u64) -> Result<Option<Update>> {
+    fn next_update(&mut self, accumulation: u64) -> Result<Option<Update>> {
         let waited = Instant::now();
         let mut micros = Vec::new();
         for _ in 0..accumulation {
-            match self.loader.next()? {
-                Some(micro) => {
-                    for reject in &micro.rejects {
-                        self.rejects.push(reject)?;
-                        *reject_count += 1;
-                    }
-                    self.state.data = Some(micro.state.clone());
-                    micros.push(micro);
+            let next = self.loader.next();
+            if !matches!(next, Ok(Some(_))) {
+                // At the end and after an error the last rejects come without a batch.
+                for reject in self.loader.take_rejects() {
+                    self.rejects.push(&reject)?;
                 }
-                None => break,
             }
+            let Some(micro) = next? else { break };
+            for reject in &micro.rejects {
+                self.rejects.push(reject)?;
+            }
+            self.state.data = Some(micro.state.clone());
+            micros.push(micro);
         }
         if micros.is_empty() {
             return Ok(None);
@@ -346,21 +373,24 @@ impl Run<'_> {
             sum += loss.f_double_value(&[])?;
             self.optimizer.collect()?;
         }
-        if !sum.is_finite() {
+        let sick = |what: String| {
             let keys: Vec<_> = update.micros.iter().flat_map(|m| &m.keys).take(20).cloned().collect();
-            bail!(
-                "the loss of step {} is {sum}: the weights were not updated. Lower train.lr or look at its samples ({}{}). \
+            anyhow!(
+                "step {}: {what}: the weights were not updated. Lower train.lr or look at its samples ({}{}). \
                  The last checkpoint is good: change the recipe and continue with --resume --allow-recipe-change",
                 self.state.step + 1,
                 keys.join(", "),
                 if keys.len() == 20 { ", ..." } else { "" }
-            );
+            )
+        };
+        if !sum.is_finite() {
+            return Err(sick(format!("the loss is {sum}")));
         }
         if total == 0 {
             return Ok((0.0, 0.0));
         }
-        let norm = self.optimizer.update(factor)?;
-        Ok((sum, norm.f_double_value(&[])?))
+        let norm = self.optimizer.update(factor).map_err(|e| sick(format!("{e:#}")))?;
+        Ok((sum, norm))
     }
 
     fn record(&mut self, update: &Update, loss: f64, grad_norm: f64, lr: f64, started: Instant) -> Result<StepRecord> {
@@ -404,10 +434,18 @@ impl Run<'_> {
             std::fs::remove_dir_all(&staging)?;
         }
         self.model.save_folder(&staging, &self.source)?;
+        // Aside first: at no moment does a half-removed folder stand where the model is expected.
+        let old = self.folder.path.join(".old-model");
+        if old.exists() {
+            std::fs::remove_dir_all(&old)?;
+        }
         if home.exists() {
-            std::fs::remove_dir_all(&home)?;
+            std::fs::rename(&home, &old)?;
         }
         std::fs::rename(&staging, &home).with_context(|| format!("writing {}", home.display()))?;
+        if old.exists() {
+            std::fs::remove_dir_all(&old)?;
+        }
         Ok(home)
     }
 }
@@ -418,11 +456,16 @@ pub fn packed_input(micro: &MicroBatch, device: Device) -> Result<PackedInput> {
         None
     } else {
         let patches = (micro.pixel_values.len() / micro.patch_dim) as i64;
-        Some(Tensor::from_slice(&micro.pixel_values).f_view([patches, micro.patch_dim as i64])?.f_to_device(device)?)
+        Some(
+            Tensor::f_from_slice(&micro.pixel_values)?
+                .f_view([patches, micro.patch_dim as i64])?
+                .f_to_device(device)?,
+        )
     };
     Ok(PackedInput {
-        input_ids_t: Tensor::from_slice(&micro.input_ids).f_to_device(device)?,
-        positions_t: Tensor::from_slice(&micro.positions).f_to_device(device)?,
+        // Ids and positions stay on the host: the model finds the images' places there without waiting for the device.
+        input_ids_t: Tensor::f_from_slice(&micro.input_ids)?,
+        positions_t: Tensor::f_from_slice(&micro.positions)?,
         cu_seqlens: micro.cu_seqlens.clone(),
         pixel_values: pixels,
         grid_thw: micro.grid_thw.clone(),
@@ -430,7 +473,8 @@ pub fn packed_input(micro: &MicroBatch, device: Device) -> Result<PackedInput> {
 }
 
 fn progress_bar(steps: u64, at: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} ETA {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} ETA {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(steps).with_style(style);
     bar.set_position(at);
     bar.reset_eta();
@@ -452,9 +496,4 @@ fn show(bar: &ProgressBar, record: &StepRecord, steps: u64) {
         info!("step {}/{steps} · {text} · data wait {:.0} %", record.step, record.data_wait * 100.0);
     }
     bar.set_message(text);
-}
-
-/// Where a recipe's run folder lies.
-pub fn run_folder(recipe: &Recipe, recipe_dir: &Path) -> PathBuf {
-    recipe_dir.join(&recipe.run.folder)
 }

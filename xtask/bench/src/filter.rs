@@ -11,13 +11,16 @@ use serde_json::json;
 use crate::{median, plugin, time};
 
 const WORDS: [&str; 30] = [
-    "a", "the", "red", "bicycle", "leaning", "against", "old", "brick", "wall", "with", "painted", "door", "and", "two", "people",
-    "walking", "past", "under", "bright", "sky", "near", "river", "bank", "where", "small", "boats", "wait", "for", "evening", "light",
+    "a", "the", "red", "bicycle", "leaning", "against", "old", "brick", "wall", "with", "painted", "door", "and",
+    "two", "people", "walking", "past", "under", "bright", "sky", "near", "river", "bank", "where", "small", "boats",
+    "wait", "for", "evening", "light",
 ];
 
 fn captions(rows: usize, words: usize) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(2);
-    (0..rows).map(|_| (0..words).map(|_| WORDS[random.random_range(0..WORDS.len())]).collect::<Vec<_>>().join(" ")).collect()
+    (0..rows)
+        .map(|_| (0..words).map(|_| WORDS[random.random_range(0..WORDS.len())]).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 /// Runs the benchmark.

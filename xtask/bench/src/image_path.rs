@@ -48,7 +48,12 @@ pub fn run() -> Result<()> {
         patches = pixels.data.len() / processor.patch_dim();
     }
     let ours = median(seconds);
-    println!("640×480 JPEG, {} bytes -> {patches} patches: {:.1} images/s on one core ({:.2} ms)", jpeg.len(), 1.0 / ours, ours * 1e3);
+    println!(
+        "640×480 JPEG, {} bytes -> {patches} patches: {:.1} images/s on one core ({:.2} ms)",
+        jpeg.len(),
+        1.0 / ours,
+        ours * 1e3
+    );
     let path = std::env::temp_dir().join(format!("ovhost-bench-{}.jpg", std::process::id()));
     std::fs::write(&path, &jpeg).context("writing the picture for the peer")?;
     let peer = Command::new("python3").args(["-c", PEER]).arg(&path).env("OMP_NUM_THREADS", "1").output();

@@ -14,7 +14,6 @@ const ALL: [(&str, fn() -> Result<()>); 4] =
     [("packing", packing::run), ("filter", filter::run), ("image", image_path::run), ("train", train_step::run)];
 
 fn main() -> Result<()> {
-    // CUDA is looked for before any other torch call; the benchmarks here are the CPU's.
     let asked: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) = asked.iter().find(|a| !ALL.iter().any(|(name, _)| name == a)) {
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();

@@ -39,7 +39,8 @@ pub fn run() -> Result<()> {
 
 fn one<P: Packer>(name: &str, config: serde_json::Value, lengths: &[u32]) -> Result<()> {
     let component = plugin(name, config.clone())?;
-    let items: Vec<Item> = lengths.iter().enumerate().map(|(i, &length)| Item { id: i as u64, length, patches: 0 }).collect();
+    let items: Vec<Item> =
+        lengths.iter().enumerate().map(|(i, &length)| Item { id: i as u64, length, patches: 0 }).collect();
     let batches: Vec<Batch> = items.chunks(BATCH).map(batch).collect();
     let limits = Limits { capacity: CAPACITY, max_items_per_bin: 0, max_open_items: 0 };
     let (mut ours, mut native, mut packed) = (Vec::new(), Vec::new(), (0, 0));
@@ -49,7 +50,10 @@ fn one<P: Packer>(name: &str, config: serde_json::Value, lengths: &[u32]) -> Res
         let (seconds, same) = time(|| Ok(pack_natively::<P>(config.clone(), limits, &items, BATCH)))?;
         native.push(seconds);
         let native_bins: Vec<&[u64]> = same.bins().collect();
-        ensure!(native_bins.iter().copied().eq(bins.iter().map(Vec::as_slice)), "{name} packs differently in WASM and natively");
+        ensure!(
+            native_bins.iter().copied().eq(bins.iter().map(Vec::as_slice)),
+            "{name} packs differently in WASM and natively"
+        );
         packed = (bins.len(), bins.iter().map(Vec::len).sum::<usize>());
     }
     let tokens: u64 = lengths.iter().map(|&l| u64::from(l)).sum();

@@ -86,6 +86,9 @@ pub struct ConvertArgs {
     /// Read only the headers of pictures instead of decoding each one
     #[arg(long)]
     no_verify_images: bool,
+    /// Pictures whose header promises more pixels are left out
+    #[arg(long, default_value_t = ovhost_data::image::DEFAULT_MAX_DECODE_PIXELS)]
+    max_image_pixels: u64,
 }
 
 /// Arguments of `ovhost data show`.
@@ -113,8 +116,10 @@ pub fn run(command: Command) -> Result<ExitCode> {
 fn convert_table(args: ConvertArgs) -> Result<ExitCode> {
     let input = match (args.labels, args.class_names) {
         (Some(labels), Some(names)) => {
-            let text = fs::read_to_string(&names).with_context(|| format!("reading the class names {}", names.display()))?;
-            let class_names: Vec<String> = text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();
+            let text =
+                fs::read_to_string(&names).with_context(|| format!("reading the class names {}", names.display()))?;
+            let class_names: Vec<String> =
+                text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();
             ensure!(!class_names.is_empty(), "{} names no class; write one caption a line", names.display());
             Input::Idx { images: args.input, labels, class_names }
         }
@@ -133,7 +138,9 @@ fn convert_table(args: ConvertArgs) -> Result<ExitCode> {
     options.max_bytes = args.max_bytes;
     options.max_reject_rate = args.max_reject_rate;
     options.verify_images = !args.no_verify_images;
-    let style = ProgressStyle::with_template("{spinner} {pos} samples · {msg} · {per_sec} · {elapsed}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    options.max_pixels = args.max_image_pixels;
+    let style = ProgressStyle::with_template("{spinner} {pos} samples · {msg} · {per_sec} · {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::no_length().with_style(style);
     let summary = convert(&options, |p| {
         if let Some(total) = p.total {
@@ -169,7 +176,13 @@ fn show(args: &ShowArgs) -> Result<ExitCode> {
                 Ok(record) => {
                     println!("  {}  {}", record.key, serde_json::to_string(&record.fields)?);
                     for media in &record.media {
-                        println!("      {}  {} × {}, {} bytes", media.name, media.width, media.height, media.bytes.len());
+                        println!(
+                            "      {}  {} × {}, {} bytes",
+                            media.name,
+                            media.width,
+                            media.height,
+                            media.bytes.len()
+                        );
                         if let Some(folder) = &args.save_images {
                             fs::create_dir_all(folder)?;
                             let name = format!("{}.{}", record.key.replace('/', "_"), media.name);

@@ -89,10 +89,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let kinds = [Kind::Prompt, Kind::Metric];
     let plugins = wiring::plugins(&host, recipe.as_ref().map(|r| &r.plugins), &args.plugins, &dir, seed, &kinds)?;
     ensure!(!plugins.metrics.is_empty(), "no metric plugin: name one with --plugins, as in metrics/exact_match.wasm");
-    let prompt = plugins.prompt.clone().context("no prompt plugin: name one with --plugins, as in prompts/conversation.wasm")?;
+    let prompt =
+        plugins.prompt.clone().context("no prompt plugin: name one with --plugins, as in prompts/conversation.wasm")?;
     let chat = Arc::new(ChatTokenizer::from_folder(&args.model)?);
     chat.check_vocab(usize::try_from(ModelConfig::from_folder(&args.model)?.text.vocab_size)?)?;
-    let images = Arc::new(ImageProcessor::from_folder(&args.model)?);
+    let mut images = ImageProcessor::from_folder(&args.model)?;
+    if let Some(recipe) = &recipe {
+        images.max_decode_pixels = recipe.data.max_image_pixels;
+    }
+    let images = Arc::new(images);
     let paths = expand(&shards, base)?;
     let source = Arc::new(ShardSource::open(&paths, images.max_decode_pixels)?);
     let stages = PluginStages::new(Vec::new(), prompt, None)?;

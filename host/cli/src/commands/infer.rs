@@ -117,18 +117,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let generator = Generator::new(&model, config)?.with_decoder(decode);
     let stop = console::stop_flag()?;
     let mut stream = chat.stream_decoder(true);
-    let mut shown = String::new();
-    // Text that could still turn into a stop string must not be shown, so streaming waits for the end there.
-    let live = !args.json && generator.config().stop_strings.is_empty();
+    let (mut shown, mut held) = (String::new(), String::new());
+    let stops = generator.config().stop_strings.clone();
     let mut show = |_: usize, id: i64| {
         let text = u32::try_from(id).ok().and_then(|id| stream.push(id).ok()).unwrap_or_default();
-        if live {
+        if !args.json {
+            held.push_str(&text);
+            let ready: String = held.drain(..held.len() - undecided(&held, &stops)).collect();
             let mut out = std::io::stdout();
-            // A closed pipe ends the answer, as in every well-behaved filter.
-            if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            if out.write_all(ready.as_bytes()).and_then(|()| out.flush()).is_err() {
                 return ControlFlow::Break(());
             }
-            shown.push_str(&text);
+            shown.push_str(&ready);
         }
         if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
@@ -153,6 +153,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(if stop.load(Ordering::SeqCst) { console::interrupted() } else { ExitCode::SUCCESS })
 }
 
+/// Bytes at the end of `text` that may belong to a stop string: the whole rest from where one begins, or the longest
+/// end that is the beginning of one. They are not shown yet.
+fn undecided(text: &str, stops: &[String]) -> usize {
+    let begun = |stop: &String| {
+        let whole = text.find(stop.as_str()).map_or(0, |at| text.len() - at);
+        let part =
+            (1..=stop.len().min(text.len())).rev().find(|&n| stop.is_char_boundary(n) && text.ends_with(&stop[..n]));
+        whole.max(part.unwrap_or(0))
+    };
+    stops.iter().map(begun).max().unwrap_or(0)
+}
+
 fn tokens(ids: &[i64]) -> Vec<u32> {
     ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect()
 }
@@ -171,10 +183,29 @@ fn prompt(args: &Args, chat: &ChatTokenizer) -> Result<Encoded> {
         pixels.extend(picture.data);
         grids.push(picture.grid);
     }
-    ensure!(!args.prompt.is_empty() || !args.image.is_empty(), "--prompt is empty and there is no --image: nothing to answer");
+    ensure!(
+        !args.prompt.is_empty() || !args.image.is_empty(),
+        "--prompt is empty and there is no --image: nothing to answer"
+    );
     let parts = (0..args.image.len() as u32).map(Part::Image).chain([Part::Text(args.prompt.clone())]).collect();
-    let system = args.system.iter().map(|s| Message { role: "system".into(), parts: vec![Part::Text(s.clone())], train: false });
+    let system =
+        args.system.iter().map(|s| Message { role: "system".into(), parts: vec![Part::Text(s.clone())], train: false });
     let messages = system.chain([Message { role: "user".into(), parts, train: false }]).collect();
     let encoded = chat.encode_prompt(&Rendered::Conversation(messages), &counts)?;
     Ok((encoded.input_ids.iter().map(|&id| i64::from(id)).collect(), pixels, grids))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::undecided;
+
+    #[test]
+    fn holds_back_what_may_become_a_stop_string() {
+        let stops = ["\n\n".to_owned(), "END".to_owned()];
+        assert_eq!(undecided("hello", &stops), 0);
+        assert_eq!(undecided("hello\n", &stops), 1);
+        assert_eq!(undecided("hello E", &stops), 1);
+        assert_eq!(undecided("hello END and", &stops), "END and".len());
+        assert_eq!(undecided("anything", &[]), 0);
+    }
 }

@@ -1,10 +1,6 @@
 //! `ovhost model`: new model folders, and comparing a folder with expected values.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use ovhost_data::{ChatTokenizer, ImageProcessor};
@@ -90,23 +86,28 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     );
     wiring::device("cpu", 0)?;
     let chat = ChatTokenizer::from_folder(&args.tokenizer)?;
-    let text = fs::read_to_string(&args.processor).with_context(|| format!("reading the processor {}", args.processor.display()))?;
-    let processor = ImageProcessor::from_json(&text).map_err(|e| anyhow::anyhow!("{}: {e}", args.processor.display()))?;
+    let text = fs::read_to_string(&args.processor)
+        .with_context(|| format!("reading the processor {}", args.processor.display()))?;
+    let processor =
+        ImageProcessor::from_json(&text).map_err(|e| anyhow::anyhow!("{}: {e}", args.processor.display()))?;
     let (text, file) = match (&args.config, &args.preset) {
         (Some(path), _) => {
-            let text = fs::read_to_string(path).with_context(|| format!("reading the architecture {}", path.display()))?;
+            let text =
+                fs::read_to_string(path).with_context(|| format!("reading the architecture {}", path.display()))?;
             (text, path.display().to_string())
         }
         (None, name) => {
             let name = name.as_deref().unwrap_or_default();
             let known = Preset::ALL.map(Preset::name).join(", ");
-            let preset = Preset::by_name(name).with_context(|| format!("no architecture is called {name:?}; there are {known}"))?;
+            let preset = Preset::by_name(name)
+                .with_context(|| format!("no architecture is called {name:?}; there are {known}"))?;
             (preset.config().to_json("float32").to_string(), format!("preset {name}"))
         }
     };
     let config = ModelConfig::from_json(&with_tokenizer(&text, &file, &chat)?.to_string(), &file)?;
     ensure!(
-        i64::from(processor.patch_size) == config.vision.patch_size && i64::from(processor.merge_size) == config.vision.spatial_merge_size,
+        i64::from(processor.patch_size) == config.vision.patch_size
+            && i64::from(processor.merge_size) == config.vision.spatial_merge_size,
         "{} cuts patches of {} and merges {}, {file} has {} and {}: they must agree",
         args.processor.display(),
         processor.patch_size,

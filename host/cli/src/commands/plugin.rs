@@ -35,13 +35,18 @@ pub fn run(command: Command) -> Result<ExitCode> {
     println!("  sha256    {}\n  bytes     {}", seen.sha256, seen.bytes);
     for entry in &about.entries {
         println!("\nentry {}: {}", entry.name, entry.summary);
-        let reads: Vec<String> =
-            entry.reads.iter().map(|(name, required)| if *required { name.clone() } else { format!("{name}?") }).collect();
+        let reads: Vec<String> = entry
+            .reads
+            .iter()
+            .map(|(name, required)| if *required { name.clone() } else { format!("{name}?") })
+            .collect();
         println!("  reads   {}\n  writes  {}", none(&reads), none(&entry.writes));
         if !entry.assets.is_empty() {
             println!("  assets  {}", entry.assets.join(", "));
         }
-        for (key, value) in entry.config_schema.get("properties").and_then(serde_json::Value::as_object).into_iter().flatten() {
+        for (key, value) in
+            entry.config_schema.get("properties").and_then(serde_json::Value::as_object).into_iter().flatten()
+        {
             let text = |name: &str| value.get(name).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
             let default = text("default").map(|d| format!(" = {d}")).unwrap_or_default();
             println!("  config  {key}{default}  {}", text("description").unwrap_or_default().replace('\n', " "));

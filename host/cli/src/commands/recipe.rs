@@ -42,7 +42,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
 /// Walks the schema's properties; `$ref`s point into the root's `$defs`.
 fn keys(root: &Value, node: &Value, path: &str, out: &mut Vec<String>) {
     let Some(properties) = node.get("properties").and_then(Value::as_object) else { return };
-    let required: Vec<&str> = node.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> =
+        node.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, value) in properties {
         let target = target(root, value);
         let list = target.get("type").and_then(Value::as_str) == Some("array");

@@ -39,7 +39,15 @@ pub fn run(command: Command) -> Result<ExitCode> {
         let shard = Shard::open(&path)?;
         for index in 0..shard.len() {
             match shard.record(index, &RecordOptions::default()) {
-                Ok(record) => record.fields.iter().filter(|(name, _)| !NOT_TEXT.contains(&name.as_str())).for_each(|(_, v)| strings(v, &mut texts)),
+                Ok(record) => {
+                    // The chat template writes these around every turn: they should be single tokens.
+                    texts.extend(ROLES.map(str::to_owned));
+                    record
+                        .fields
+                        .iter()
+                        .filter(|(name, _)| !NOT_TEXT.contains(&name.as_str()))
+                        .for_each(|(_, v)| strings(v, &mut texts));
+                }
                 Err(_) => rejects += 1,
             }
         }
@@ -59,6 +67,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
 
 /// Fields that name things instead of saying something.
 const NOT_TEXT: [&str; 3] = ["id", "image", "source"];
+
+/// Roles of the ChatML template.
+const ROLES: [&str; 3] = ["system", "user", "assistant"];
 
 fn strings(value: &Value, out: &mut Vec<String>) {
     match value {

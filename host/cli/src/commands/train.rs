@@ -8,7 +8,11 @@ use std::{
 use anyhow::{Context, Result};
 use std::sync::Arc;
 
-use ovhost_data::{ChatTokenizer, ImageProcessor, Loader, LoaderParts, pipeline::{PluginStages, ShardSource}, shards::expand};
+use ovhost_data::{
+    ChatTokenizer, ImageProcessor, Loader, LoaderParts,
+    pipeline::{PluginStages, ShardSource},
+    shards::expand,
+};
 use ovhost_model::ModelConfig;
 use ovhost_plugin::Kind;
 use ovhost_train::{Recipe, TrainOptions};
@@ -67,14 +71,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model_folder = dir.join(&recipe.model.folder);
     let chat = ChatTokenizer::from_folder(&model_folder)?;
     chat.check_vocab(ModelConfig::from_folder(&model_folder)?.text.vocab_size.unsigned_abs() as usize)?;
-    let images = ImageProcessor::from_folder(&model_folder)?;
+    let mut images = ImageProcessor::from_folder(&model_folder)?;
+    images.max_decode_pixels = recipe.data.max_image_pixels;
     let paths = expand(&recipe.data.train.list(), &dir)?;
     let source = ShardSource::open(&paths, images.max_decode_pixels)?;
     let stages = PluginStages::new(
         plugins.filters.clone(),
         plugins.prompt.clone().context("the recipe names no prompt plugin")?,
         Some(plugins.packer.clone().context("the recipe names no packer plugin")?),
-    )?;
+    )?
+    .with_on_trap(recipe.data.on_plugin_failure);
     let parts = LoaderParts {
         source: Arc::new(source),
         stages: Arc::new(stages),
@@ -92,13 +98,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     });
     let summary = ovhost_train::train(options, make_loader)?;
     info!(
-        "{} steps, {:.2} M tokens, {:.0} s, loss {:.4}, packs {:.2} % full, {} samples rejected",
+        "{} steps, {:.2} M tokens, {:.0} s, loss {:.4}, packs {:.2} % full; {}",
         summary.steps,
         summary.tokens as f64 / 1e6,
         summary.seconds,
         summary.loss,
         summary.fill * 100.0,
-        summary.rejects
+        summary.samples
     );
     if summary.interrupted {
         eprintln!("interrupted; `ovhost train --recipe {} --resume` goes on", args.recipe.display());

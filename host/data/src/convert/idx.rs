@@ -58,11 +58,13 @@ impl Idx {
 /// Called with the number of samples and each sample in turn.
 pub(super) type OnSample<'a> = dyn FnMut(u64, Result<Draft, Reject>) -> Result<(), ConvertError> + 'a;
 
-/// Reads the pair of files.
+/// Reads the pair of files. `pattern` names the shards, as in every reject of a conversion: by it a later run knows
+/// which lines of `rejects.jsonl` are its own.
 pub(super) fn read(
     images: &Path,
     labels: &Path,
     class_names: &[String],
+    pattern: &str,
     on_sample: &mut OnSample,
 ) -> Result<(), ConvertError> {
     let mut pictures = Idx::open(images, 3)?;
@@ -101,9 +103,14 @@ pub(super) fn read(
             }
             None => Err(Reject {
                 key,
-                shard: labels.display().to_string(),
+                shard: pattern.to_owned(),
                 stage: "convert",
-                reason: format!("label {} has no class name; {} names were given", label[0], class_names.len()),
+                reason: format!(
+                    "label {} has no class name; {} names were given (item {number} of {})",
+                    label[0],
+                    class_names.len(),
+                    labels.display()
+                ),
             }),
         };
         on_sample(u64::from(count), draft)?;

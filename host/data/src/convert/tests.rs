@@ -219,6 +219,8 @@ fn idx_pairs_become_captioned_pngs() {
     assert_eq!(rgb.data, pixels[8..16].iter().flat_map(|v| [*v; 3]).collect::<Vec<_>>());
     let rejects = fs::read_to_string(&summary.rejects_path).unwrap();
     assert!(rejects.contains("label 9 has no class name; 2 names were given"), "{rejects}");
+    convert(&options, |_| ()).unwrap();
+    assert_eq!(fs::read_to_string(&summary.rejects_path).unwrap(), rejects, "the same again does not double them");
 
     fs::write(&labels, [0, 0, 8, 1, 0, 0, 0, 2, 1, 0]).unwrap();
     let message = convert(&options, |_| ()).unwrap_err().to_string();

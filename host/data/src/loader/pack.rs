@@ -39,6 +39,8 @@ pub enum Delivery {
     Bin { work: Receiver<Result<DecodedBin, DataError>>, snapshot: Arc<Snapshot>, index: usize, rejects: Vec<Reject> },
     /// Nothing more comes.
     End { snapshot: Arc<Snapshot>, rejects: Vec<Reject> },
+    /// Nothing more comes because of `error`; `rejects` are those that no pack carried.
+    Failed { error: DataError, rejects: Vec<Reject> },
 }
 
 /// A chunk that workers are busy with.
@@ -66,7 +68,7 @@ pub struct PackThread {
     pub limits: PackLimits,
     pub encode: Sender<EncodeJob>,
     pub decode: Sender<DecodeJob>,
-    pub out: Sender<Result<Delivery, DataError>>,
+    pub out: Sender<Delivery>,
     pub budget: RejectBudget,
     pub seed: u64,
     pub rank: u32,
@@ -77,7 +79,10 @@ pub struct PackThread {
     pub epoch_kept: u64,
     /// Samples in the packer, by id.
     pub open: BTreeMap<u64, EncodedSample>,
+    /// What was left out and not delivered yet: rejected or filtered.
     pub rejects: Vec<Reject>,
+    /// The latest rejected (not filtered) sample in words, for the text of a stop.
+    pub latest: Option<String>,
 }
 
 /// The loader went away.
@@ -106,7 +111,9 @@ impl PackThread {
         match self.stream(resume, pending) {
             Ok(()) | Err(Stop::Gone) => {}
             Err(Stop::Failed(error)) => {
-                let _ = self.out.send(Err(error));
+                // What was left out before the failure is often its reason: it goes along.
+                let rejects = std::mem::take(&mut self.rejects);
+                let _ = self.out.send(Delivery::Failed { error, rejects });
             }
         }
     }
@@ -125,7 +132,7 @@ impl PackThread {
         let snapshot = Arc::new(self.snapshot(None, &bins));
         self.deliver(bins, &snapshot)?;
         let rejects = std::mem::take(&mut self.rejects);
-        self.out.send(Ok(Delivery::End { snapshot, rejects })).map_err(|_| Stop::Gone)
+        self.out.send(Delivery::End { snapshot, rejects }).map_err(|_| Stop::Gone)
     }
 
     fn take(&mut self, chunk: Chunk, outcomes: Vec<Outcome>) -> Result<(), Stop> {
@@ -134,7 +141,10 @@ impl PackThread {
             self.counters.read += 1;
             match outcome {
                 Outcome::Sample(sample) => samples.push(*sample),
-                Outcome::Filtered(reason) => *self.counters.filtered.entry(reason).or_default() += 1,
+                Outcome::Filtered(reject) => {
+                    *self.counters.filtered.entry(reject.reason.clone()).or_default() += 1;
+                    self.rejects.push(reject);
+                }
                 Outcome::Reject(reject) => self.reject(reject),
             }
         }
@@ -157,7 +167,7 @@ impl PackThread {
         if chunk.epoch_end && kept == 0 {
             let mut all = self.base.clone();
             all.add(&self.counters);
-            let last = self.rejects.last().map(|r| format!(" The latest reject: {}: {}.", r.key, r.reason));
+            let last = self.rejects.last().map(|r| format!(" The latest of them: {}: {}.", r.key, r.reason));
             return Err(DataError::Rejects(format!(
                 "no sample of epoch {} is left to train on. {}.{} Loosen the filters or mend the data",
                 chunk.after.epoch.saturating_sub(1),
@@ -176,14 +186,14 @@ impl PackThread {
 
     fn reject(&mut self, reject: Reject) {
         *self.counters.rejected.entry(reject.stage.to_string()).or_default() += 1;
+        self.latest = Some(reject.words());
         self.rejects.push(reject);
     }
 
     fn check_budget(&self, epoch_end: bool) -> Result<(), DataError> {
         let mut all = self.base.clone();
         all.add(&self.counters);
-        let last = self.rejects.last().map(|r| format!("{} of {}: {}", r.key, r.shard, r.reason));
-        self.budget.check(&all, epoch_end, last.as_deref()).map_err(DataError::Rejects)
+        self.budget.check(&all, epoch_end, self.latest.as_deref()).map_err(DataError::Rejects)
     }
 
     /// Ids back to samples; what the packer gave up becomes rejects.
@@ -225,7 +235,7 @@ impl PackThread {
             self.decode.send(DecodeJob { samples, reply }).map_err(|_| Gone)?;
             let rejects = std::mem::take(&mut self.rejects);
             let bin = Delivery::Bin { work, snapshot: snapshot.clone(), index, rejects };
-            self.out.send(Ok(bin)).map_err(|_| Gone)?;
+            self.out.send(bin).map_err(|_| Gone)?;
         }
         Ok(())
     }
@@ -277,7 +287,7 @@ fn check_held(held: &Held, outcome: Outcome) -> Result<EncodedSample, DataError>
     let now = match outcome {
         Outcome::Sample(sample) if sample.input_ids.len() as u32 == held.tokens => return Ok(*sample),
         Outcome::Sample(sample) => format!("it has {} tokens", sample.input_ids.len()),
-        Outcome::Filtered(reason) => format!("a filter drops it ({reason})"),
+        Outcome::Filtered(reject) => format!("a filter drops it ({})", reject.reason),
         Outcome::Reject(reject) => format!("it is rejected ({}: {})", reject.stage, reject.reason),
     };
     Err(DataError::Resume(format!(

@@ -85,7 +85,9 @@ fn clip(text: &str) -> String {
 
 /// Bytes as hexadecimal.
 pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 /// The reverse of [`to_hex`].
@@ -94,5 +96,24 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>, DataError> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err(bad());
     }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).map_err(|_| bad())).collect()
+    // Not `from_str_radix`, which takes a sign.
+    let digit = |c: u8| char::from(c).to_digit(16).ok_or_else(bad);
+    let byte = |pair: &[u8]| -> Result<u8, DataError> { Ok(((digit(pair[0])? << 4) | digit(pair[1])?) as u8) };
+    text.as_bytes().chunks_exact(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_both_ways() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = to_hex(&bytes);
+        assert!(text.starts_with("000102") && text.ends_with("feff"), "{text}");
+        assert_eq!(from_hex(&text).unwrap(), bytes);
+        for bad in ["0", "0g", "+1", "é"] {
+            assert!(from_hex(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -11,6 +11,8 @@ use crate::pipeline::{FilterStage, PackStage, PromptStage};
 use crate::record::{Media, Record};
 use crate::tokenizer_train::train_bpe;
 
+mod plugins;
+
 struct Memory(Vec<Vec<Result<Record, Reject>>>);
 
 impl SampleSource for Memory {
@@ -282,7 +284,10 @@ fn every_sample_is_accounted_for() {
     let rejects: Vec<&Reject> = batches.iter().flat_map(|b| &b.rejects).chain(&trailing).collect();
     assert_eq!(counters.read, 520);
     assert_eq!(counters.filtered, [("scored: low score".to_string(), 6)].into());
-    assert_eq!(counters.rejected_total(), rejects.len() as u64);
+    // What filters dropped is listed with its reason too, and counted apart.
+    let filtered = rejects.iter().filter(|r| r.stage == "filter").count() as u64;
+    assert_eq!((filtered, counters.rejected.get("filter")), (6, None));
+    assert_eq!(counters.rejected_total() + filtered, rejects.len() as u64);
     // The packer gave up what it did not like; that is counted too.
     let lengths = |b: &MicroBatch| b.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>();
     assert!(batches.iter().flat_map(lengths).all(|n| n != 41));
@@ -297,7 +302,8 @@ fn every_sample_is_accounted_for() {
     };
     for (key, stage, words) in [
         ("k7", "read", "unreadable"),
-        ("k30", "filter", "second: odd row"),
+        ("k20", "filter", "scored: low score"),
+        ("k30", "filter-error", "second: odd row"),
         ("k40", "prompt", "no question"),
         ("k50", "encode", "1 image placeholders and the record 0 images"),
         ("k51", "encode", "1 images and the prompt 0 image placeholders"),
@@ -405,6 +411,67 @@ fn runs_that_must_stop() {
     assert!(error.contains("0 samples"), "{error}");
     let error = first_error(&DataConfig { capacity: 0, ..config }, parts);
     assert!(error.contains("data.capacity is 0"), "{error}");
+}
+
+#[test]
+fn what_stopped_a_run_is_listed() {
+    let parts = parts(source());
+    // Two of the first samples of the files are rejected for good, and the second ends the run.
+    let config = DataConfig { max_rejects: Some(1), shuffle_buffer: 0, ..config() };
+    let mut loader = Loader::start(&config, parts).unwrap();
+    let mut rejects = Vec::new();
+    let error = loop {
+        match loader.next() {
+            Ok(Some(batch)) => rejects.extend(batch.rejects),
+            Ok(None) => panic!("no error"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    rejects.extend(loader.take_rejects());
+    let keys: Vec<&str> = rejects.iter().map(|r| r.key.as_str()).collect();
+    assert!(error.contains("max_rejects is 1") && keys.contains(&"k7") && keys.contains(&"k30"), "{error}: {keys:?}");
+    assert!(loader.next().unwrap().is_none(), "nothing comes after an error");
+}
+
+#[test]
+fn pictures_that_cannot_be_decoded_end_a_run() {
+    let mut bytes = png(3, 24, 24);
+    bytes.truncate(bytes.len() - 30);
+    let fields = json!({"question": "What?", "answer": "a square", "image": "png"});
+    let bad = |i: u64| Ok(record(i, fields.clone(), Some((bytes.clone(), 24, 24))));
+    let good = Ok(record(0, fields.clone(), Some((png(3, 24, 24), 24, 24))));
+    let with = |samples| LoaderParts { source: Arc::new(Memory(vec![samples])), ..parts(Memory(vec![])) };
+    // Endless epochs and no bound: a whole epoch of nothing is the end.
+    let endless = DataConfig { epochs: None, max_reject_rate: 1.0, ..config() };
+    let error = first_error(&endless, with((0..6).map(bad).collect()));
+    assert!(error.contains("more than a whole epoch") && error.contains("png"), "{error}");
+    // Few samples are judged at the end; the batch with the good one comes first.
+    let mut loader = Loader::start(&config(), with((1..6).map(bad).chain([good]).collect())).unwrap();
+    let batch = loader.next().unwrap().unwrap();
+    assert!(batch.keys.iter().all(|k| k == "k0"), "{:?}", batch.keys);
+    let error = loop {
+        if let Err(error) = loader.next() {
+            break error.to_string();
+        }
+    };
+    assert!(error.contains("max_reject_rate is 0.1") && error.contains("decode 10"), "{error}");
+}
+
+#[test]
+fn configurations_out_of_bounds_name_the_key() {
+    let says = |config: DataConfig, words: &[&str]| {
+        let error = config.check().unwrap_err().to_string();
+        assert!(words.iter().all(|w| error.contains(w)), "{error}");
+    };
+    let good = DataConfig::default;
+    good().check().unwrap();
+    says(DataConfig { packs_per_batch: 65_537, ..good() }, &["data.packs_per_batch is 65537", "1 to 65536"]);
+    let wide = DataConfig { packs_per_batch: 60_000, capacity: 100_000, prefetch: 1, ..good() };
+    says(wide, &["data.packs_per_batch is 60000", "1 to 21474 with data.capacity = 100000"]);
+    says(DataConfig { prefetch: 5000, ..good() }, &["data.prefetch is 5000", "1 to 4096"]);
+    says(DataConfig { prefetch: 100, packs_per_batch: 1000, ..good() }, &["data.prefetch is 100", "1 to 65 with"]);
+    says(DataConfig { workers: 2000, ..good() }, &["data.workers is 2000", "1024"]);
+    says(DataConfig { max_image_pixels: 0, ..good() }, &["data.max_image_pixels is 0"]);
 }
 
 #[test]

@@ -30,8 +30,8 @@ pub struct SampleIndex {
     pub key: String,
     /// In file order.
     pub members: Vec<Member>,
-    /// A part that occurs twice; such a sample cannot be read.
-    pub duplicate: Option<String>,
+    /// Why the sample cannot be read: a part that occurs twice, or is a link.
+    pub fault: Option<String>,
 }
 
 /// A sample's files, read.
@@ -155,8 +155,8 @@ impl Shard {
             key: sample.key.clone(),
             reason,
         };
-        if let Some(part) = &sample.duplicate {
-            return Err(failed(format!("part \"{part}\" occurs twice; the sample is ambiguous")));
+        if let Some(fault) = &sample.fault {
+            return Err(failed(fault.clone()));
         }
         let mut parts = Vec::with_capacity(sample.members.len());
         for member in &sample.members {
@@ -216,19 +216,38 @@ impl Scan {
             let entry = entry.map_err(|e| (end.unwrap_or(length).min(length), header_problem(&e)))?;
             let (start, size) = (entry.raw_file_position(), entry.size());
             let kind = entry.header().entry_type();
+            let header_at = entry.raw_header_position();
+            let name = String::from_utf8(entry.path_bytes().into_owned());
             if kind.is_gnu_sparse() {
                 // Its size is that of the unpacked file; the place of the next header is the tar crate's business.
                 end = None;
+                if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
+                    self.fault(key, format!("part \"{part}\" is a sparse file, which is not read; pack it as it is"));
+                }
                 continue;
             }
-            let header_at = entry.raw_header_position();
-            let name = String::from_utf8(entry.path_bytes().into_owned());
             let shown = || String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let stop = start.checked_add(size).filter(|stop| *stop <= length).ok_or_else(|| {
                 let have = length.saturating_sub(start);
                 (header_at, format!("member \"{}\" should have {size} bytes but the file ends after {have}", shown()))
             })?;
             end = Some(stop.div_ceil(BLOCK) * BLOCK);
+            if kind.is_hard_link() || kind.is_symlink() {
+                // What it points to may lie in another sample, or outside the tar: the sample is not whole by itself.
+                if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
+                    let kind = if kind.is_symlink() { "symbolic" } else { "hard" };
+                    let to = entry.link_name_bytes().map(|to| String::from_utf8_lossy(&to).into_owned());
+                    let to = to.unwrap_or_default();
+                    self.fault(
+                        key,
+                        format!(
+                            "part \"{part}\" is a {kind} link to \"{to}\", and links are not followed; pack the shard \
+                             with tar's --dereference --hard-dereference"
+                        ),
+                    );
+                }
+                continue;
+            }
             if !kind.is_file() {
                 continue;
             }
@@ -247,19 +266,44 @@ impl Scan {
     }
 
     fn add(&mut self, key: &str, member: Member) {
-        match &mut self.open {
-            Some(sample) if sample.key == key => {
-                if sample.members.iter().any(|m| m.part == member.part) {
-                    sample.duplicate = Some(member.part.clone());
-                }
-                sample.members.push(member);
-            }
-            _ => {
-                self.done.extend(self.open.take());
-                self.open = Some(SampleIndex { key: key.to_owned(), members: vec![member], duplicate: None });
+        let sample = self.sample(key);
+        if sample.members.iter().any(|m| m.part == member.part) {
+            let fault = format!("part \"{}\" occurs twice; the sample is ambiguous", member.part);
+            sample.fault.get_or_insert(fault);
+        }
+        sample.members.push(member);
+    }
+
+    /// The sample of that key has a part that cannot be read.
+    fn fault(&mut self, key: &str, fault: String) {
+        self.sample(key).fault.get_or_insert(fault);
+    }
+
+    /// The open sample if it has that key, else a new one.
+    fn sample(&mut self, key: &str) -> &mut SampleIndex {
+        if self.open.as_ref().is_some_and(|sample| sample.key != key) {
+            self.done.extend(self.open.take());
+        }
+        self.open.get_or_insert_with(|| SampleIndex { key: key.to_owned(), members: Vec::new(), fault: None })
+    }
+}
+
+/// Raises the process's bound on open files to what the system allows at most, once: shards stay open, and the usual
+/// bound of 1024 is less than a large data set has. Where it cannot be raised, opening says so.
+pub(crate) fn allow_many_files() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: getrlimit writes one rlimit through the pointer, which is to a live local of that type.
+        let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+        if known && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            // SAFETY: setrlimit only reads one rlimit through the pointer, which is to a live local of that type.
+            if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+                tracing::debug!("the bound on open files stays: {}", std::io::Error::last_os_error());
             }
         }
-    }
+    });
 }
 
 fn header_problem(error: &std::io::Error) -> String {

@@ -143,7 +143,7 @@ fn energon_metadata_keeps_other_splits() {
 
 #[test]
 fn grouping_rules_and_hostile_names() {
-    use tar::EntryType::{Directory, Regular, Symlink};
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("odd.tar");
     let bytes = raw_tar(&[
@@ -157,17 +157,23 @@ fn grouping_rules_and_hostile_names() {
         ("l.txt", Regular, b"3"),
         ("l.txt", Regular, b"4"),
         ("k.txt", Regular, b"5"),
+        ("m.json", Regular, b"{}"),
+        ("m.jpg", Link, b""),
     ]);
     fs::write(&path, bytes).unwrap();
     let shard = Shard::open(&path).unwrap();
     let keys: Vec<_> = shard.samples().iter().map(|s| (s.key.as_str(), s.members.len())).collect();
-    assert_eq!(keys, [("../../etc/a", 1), ("k", 2), ("l", 2), ("k", 1)]);
+    assert_eq!(keys, [("../../etc/a", 1), ("link", 0), ("k", 2), ("l", 2), ("k", 1), ("m", 1)]);
     assert_eq!(shard.unnamed(), 2);
     assert_eq!(shard.read(0).unwrap().parts, [("b.txt".to_owned(), b"1".to_vec())]);
-    let message = shard.read(2).unwrap_err().to_string();
+    let message = shard.read(3).unwrap_err().to_string();
     assert!(message.contains("odd.tar, sample \"l\": part \"txt\" occurs twice"), "{message}");
-    assert_eq!(shard.record(2, &RecordOptions::default()).unwrap_err().key, "l");
-    assert!(shard.read(4).is_err());
+    assert_eq!(shard.record(3, &RecordOptions::default()).unwrap_err().key, "l");
+    // Links are not followed; the sample says so instead of lacking a part in silence.
+    let reject = |i: usize| shard.record(i, &RecordOptions::default()).unwrap_err();
+    assert!(reject(1).reason.contains("part \"txt\" is a symbolic link"), "{:?}", reject(1));
+    assert!(reject(5).key == "m" && reject(5).reason.contains("part \"jpg\" is a hard link"), "{:?}", reject(5));
+    assert!(shard.read(6).is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -68,6 +69,9 @@ impl LlavaOnevision {
     /// # Errors
     /// What libtorch throws.
     pub fn random(config: ModelConfig, seed: i64, device: Device, kind: Kind) -> Result<Self> {
+        // libtorch's generator belongs to the process: two models drawn at once would mix their numbers.
+        static DRAWING: Mutex<()> = Mutex::new(());
+        let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed);
         Self::build(config, Source::Random, &LoadOptions { device, kind })
     }

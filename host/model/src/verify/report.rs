@@ -120,7 +120,7 @@ impl fmt::Display for VerifyReport {
         let width = self.rows.iter().map(|r| r.name.len()).max().unwrap_or(4).max(4);
         writeln!(f, "{:width$}  {:>10}  {:>10}  {:>10}  result", "name", "max error", "scale", "relative")?;
         for r in &self.rows {
-            let result = if r.passed { "ok" } else { "FAIL" };
+            let result = if r.passed { "pass" } else { "FAIL" };
             let note = if r.note.is_empty() { String::new() } else { format!("  {}", r.note) };
             writeln!(
                 f,

@@ -75,9 +75,9 @@ fn pins_hold() {
     }
     let other = "0".repeat(64);
     spec.sha256 = Some(other.clone());
-    assert_says(&refused(&spec), &[&other, &actual, "ovhost plugin lock"]);
+    assert_says(&refused(&spec), &[&other, &actual, "write its sha256 into the recipe"]);
     spec.sha256 = Some("abc".into());
-    assert_says(&refused(&spec), &["\"abc\" of plugin", "64 hexadecimal digits"]);
+    assert_says(&refused(&spec), &["\"abc\" of plugin", "64 hexadecimal digits", "ovhost plugin inspect"]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn files_that_are_no_plugins_are_refused() {
         refused(&PluginSpec::new(path))
     };
     assert_says(&file("a.cwasm", b"\x7fELF\x02\x01"), &["a.cwasm", "never loaded"]);
-    assert_says(&file("b.wasm", b"\0asm\x01\0\0\0"), &["core module", "ovhost plugin build"]);
+    assert_says(&file("b.wasm", b"\0asm\x01\0\0\0"), &["core module", "wasm-component-ld"]);
     let wasi = wat::parse_str(r#"(component (import "wasi:clocks/wall-clock@0.2.0" (instance)))"#).unwrap();
     assert_says(&file("c.wasm", &wasi), &["wasi:clocks/wall-clock@0.2.0", "--stub-wasi"]);
     let whole = std::fs::read(first_party("filters/image_geometry")).unwrap();

@@ -4,7 +4,7 @@
 //! turned off. Text in is the column `text` (everything of the record that is learnt); a verdict per row is out.
 //!
 //! ```toml
-//! [[data.filter]]
+//! [[plugins.filter]]
 //! plugin = "filters/caption_quality.wasm"
 //! config = { min_chars = 20, refusal_prefixes = ["i'm sorry", "as an ai"] }
 //! ```

@@ -4,7 +4,7 @@
 //! row goes if any of its images breaks a rule.
 //!
 //! ```toml
-//! [[data.filter]]
+//! [[plugins.filter]]
 //! plugin = "filters/image_geometry.wasm"
 //! config = { min_side = 64, max_aspect = 4.0, keep_without_image = false }
 //! ```

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! The state is counts, so that any split of the rows gives the same values. The standard error of a share p of n rows
-//! is √(p(1−p)/(n−1)), the sample's; one row alone has none.
+//! is √(p(1−p)/(n−1)), the sample's; one row alone has none. The share of no rows is NaN (`null` in JSON).
 //!
 //! ```toml
-//! [[eval.metric]]
+//! [[plugins.metric]]
 //! plugin = "metrics/exact_match.wasm"
 //! config = { group_by = "question_type", groups = ["color", "shape", "count"] }
 //! ```
@@ -69,10 +69,10 @@ impl Counts {
         self.right += right;
     }
 
-    /// The share with its standard error; 0 of no rows.
+    /// The share with its standard error; NaN of no rows.
     fn value(self, name: String) -> MetricValue {
         let rows = self.rows as f64;
-        let share = if self.rows == 0 { 0.0 } else { self.right as f64 / rows };
+        let share = if self.rows == 0 { f64::NAN } else { self.right as f64 / rows };
         let stderr = (self.rows > 1).then(|| (share * (1.0 - share) / (rows - 1.0)).sqrt());
         MetricValue { name, value: share, count: self.rows, stderr }
     }
@@ -254,10 +254,8 @@ mod tests {
     #[test]
     fn shares_have_sample_standard_errors() {
         let mut metric = testing::metric::<ExactMatch>(json!({})).unwrap();
-        assert_eq!(
-            metric.finalize()[0],
-            MetricValue { name: "exact_match".into(), value: 0.0, count: 0, stderr: None }
-        );
+        let none = metric.finalize().remove(0);
+        assert!(none.value.is_nan() && none.count == 0 && none.stderr.is_none(), "{none:?}");
         let rows: Vec<_> = ["a", "a", "a", "b"].iter().map(|p| row(p, json!(["a"]))).collect();
         metric.update(json!(rows));
         let values = metric.finalize();
@@ -284,7 +282,8 @@ mod tests {
             one.update(json!(part));
             merged.merge(&one.save()).unwrap();
         }
-        assert_eq!(merged.finalize(), whole.finalize());
+        // As text, in which NaN (no row of that group) equals itself.
+        assert_eq!(format!("{:?}", merged.finalize()), format!("{:?}", whole.finalize()));
         let names: Vec<_> = whole.finalize().into_iter().map(|value| (value.name, value.count)).collect();
         let want = [("exact_match", 20), ("exact_match/shape", 7), ("exact_match/7", 7), ("exact_match/size", 0)];
         assert_eq!(names[..4], want.map(|(name, count)| (name.to_owned(), count)));

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! ```toml
-//! [data.packer]
+//! [plugins.packer]
 //! plugin = "packers/padding_free.wasm"
 //! config = { window = 8192 }
 //! ```

@@ -28,6 +28,8 @@ use ovhost_sdk::prelude::*;
 mod places;
 mod shapes;
 
+pub use shapes::ASSISTANT_ROLES;
+
 /// Configuration of `conversation`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

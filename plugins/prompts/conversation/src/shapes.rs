@@ -5,6 +5,9 @@ use serde_json::Map;
 
 use crate::Config;
 
+/// Names of the assistant, as data sets spell them. The host's column `text` and its references know the same ones.
+pub const ASSISTANT_ROLES: [&str; 6] = ["assistant", "gpt", "chatgpt", "model", "bot", "chatbot"];
+
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -27,8 +30,7 @@ impl Role {
         match name {
             "system" | "developer" => Some(Self::System),
             "user" | "human" => Some(Self::User),
-            "assistant" | "gpt" | "chatgpt" | "model" => Some(Self::Assistant),
-            _ => None,
+            _ => ASSISTANT_ROLES.contains(&name).then_some(Self::Assistant),
         }
     }
 }

@@ -101,9 +101,12 @@ impl Demo<'_> {
             if self.done(&format!("data/{split}/shard-000000.tar")) {
                 continue;
             }
-            let (questions, images) = (source.join(split).join("questions.json"), source.join(split).join("images"));
-            let (questions, images, out) =
-                (questions.to_string_lossy(), images.to_string_lossy(), format!("data/{split}"));
+            // Relative to the example's folder, as a user would type it.
+            let (questions, images, out) = (
+                format!("../../.deps/easy_vqa/{split}/questions.json"),
+                format!("../../.deps/easy_vqa/{split}/images"),
+                format!("data/{split}"),
+            );
             let mut args = vec!["data", "convert", "--input", &questions, "--fields", "question,answer,image"];
             args.extend(["--image-dir", &images, "--image-pattern", "{image}.png", "--out", &out]);
             if group {

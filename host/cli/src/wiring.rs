@@ -154,14 +154,8 @@ pub fn plugins(
     }
     for plugin in out.all() {
         let info = plugin.info();
-        info!(
-            "plugin {} {} {} ({}, sha256 {:.12})",
-            info.kind,
-            info.name,
-            info.version,
-            info.path.display(),
-            info.sha256
-        );
+        info!("plugin {} {} {} sha256 {:.12}", info.kind, info.name, info.version, info.sha256);
+        debug!("plugin {} is {}", info.name, info.path.display());
     }
     Ok(out)
 }

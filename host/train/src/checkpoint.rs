@@ -79,8 +79,11 @@ pub fn write(
     Ok(home)
 }
 
+/// A checkpoint's folder and state.
+pub type Found = (PathBuf, State);
+
 /// The newest whole checkpoint; damaged ones are named in the returned warnings and passed over.
-pub fn newest(folder: &Path) -> Result<(Option<(PathBuf, State)>, Vec<String>)> {
+pub fn newest(folder: &Path) -> Result<(Option<Found>, Vec<String>)> {
     let mut all = list(folder)?;
     all.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     let mut warnings = Vec::new();

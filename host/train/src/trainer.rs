@@ -289,13 +289,13 @@ impl Run<'_> {
             let record = self.record(&update, sum, norm, config.lr * factor, started)?;
             loss = record.loss;
             fills = (fills.0 + record.fill, fills.1 + 1);
-            if self.state.step % config.log_every == 0 || self.state.step == config.steps {
+            if self.state.step.is_multiple_of(config.log_every) || self.state.step == config.steps {
                 self.metrics.push(&record)?;
             }
             show(&bar, &record, config.steps);
             interrupted = self.options.stop.load(Ordering::SeqCst);
             let every = self.options.recipe.checkpoint.every;
-            if interrupted || self.state.step == config.steps || (every > 0 && self.state.step % every == 0) {
+            if interrupted || self.state.step == config.steps || (every > 0 && self.state.step.is_multiple_of(every)) {
                 saved = Some(self.save()?);
                 saved_at = self.state.step;
             }
@@ -492,7 +492,7 @@ fn show(bar: &ProgressBar, record: &StepRecord, steps: u64) {
     );
     bar.set_position(record.step);
     // Where there is no terminal the bar is hidden: a line now and then tells a log file the same.
-    if bar.is_hidden() && (record.step == 1 || record.step % (steps / 20).max(1) == 0) {
+    if bar.is_hidden() && (record.step == 1 || record.step.is_multiple_of((steps / 20).max(1))) {
         info!("step {}/{steps} · {text} · data wait {:.0} %", record.step, record.data_wait * 100.0);
     }
     bar.set_message(text);

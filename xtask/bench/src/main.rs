@@ -10,7 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-const ALL: [(&str, fn() -> Result<()>); 4] =
+/// A benchmark's name and what runs it.
+type Bench = (&'static str, fn() -> Result<()>);
+
+const ALL: [Bench; 4] =
     [("packing", packing::run), ("filter", filter::run), ("image", image_path::run), ("train", train_step::run)];
 
 fn main() -> Result<()> {

@@ -17,6 +17,9 @@ pub const COLOURS: [(&str, [u8; 3]); 4] =
 /// Samples in the training shards.
 pub const SAMPLES: usize = 48;
 
+/// A sample of a shard: its key and its parts (extension, bytes).
+pub type Sample<'a> = (&'a str, Vec<(&'a str, Vec<u8>)>);
+
 /// A folder with `recipe.toml`, `data/`, `tokenizer/` and `model/`.
 pub struct Lab {
     /// Removed when the lab is dropped.
@@ -271,7 +274,7 @@ impl Lab {
     }
 
     /// Replaces the training shard by one with these samples: (key, [(part, bytes)]).
-    pub fn write_shard(&self, samples: &[(&str, Vec<(&str, Vec<u8>)>)]) {
+    pub fn write_shard(&self, samples: &[Sample<'_>]) {
         let path = self.shard();
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything around the build. Set-up, plugins, the demo, the tests, the benchmarks.
 //!
 //! ```text
-//!  setup ─► libtorch (.deps/), wasm target      plugins ─► target/plugins/<kind>s/<name>.wasm
+//!  setup ─► libtorch (.deps/), wasm target      plugins ─► target/plugins/KINDs/NAME.wasm
 //!  demo  ─► setup, build, plugins, data, tokenizer, model, train, eval, infer
 //!  test  ─► setup, build, plugins, every test   bench ─► setup, then ratios against native or the slow path
 //! ```
@@ -34,7 +34,7 @@ struct Cli {
 enum Task {
     /// Provide libtorch 2.11.0 and the WebAssembly target, then build the `ovhost` binary
     Setup,
-    /// Build every plugin in plugins/ into target/plugins/<kind>s/<name>.wasm
+    /// Build every plugin in plugins/ into target/plugins/KINDs/NAME.wasm
     Plugins {
         /// Only the plugin of this name
         name: Option<String>,

@@ -1,6 +1,6 @@
 //! Rows out of columns: a checked batch in, one [`Row`] view per row out.
 //!
-//! [`Rows::new`] checks a batch once (row counts, offsets, UTF-8, the declared types), so that reading a value is only
+//! `Rows::new` checks a batch once (row counts, offsets, UTF-8, the declared types), so that reading a value is only
 //! an index. A plugin that reads a column which it did not declare, or as another type, is noted and fails the call.
 
 use std::cell::{OnceCell, RefCell};

@@ -38,10 +38,10 @@ pub struct Args {
     /// Model folder in Hugging Face layout
     #[arg(long)]
     model: PathBuf,
-    /// A recipe whose plugins and [eval] section are used
+    /// A recipe whose plugins and eval section are used
     #[arg(long)]
     recipe: Option<PathBuf>,
-    /// Shards: files, folders, {000000..000009} patterns; the recipe's [eval] shards if absent
+    /// Shards: files, folders, {000000..000009} patterns; the recipe's eval.shards if absent
     #[arg(long, num_args = 1..)]
     data: Vec<String>,
     /// Plugins beside or instead of the recipe's: metrics are added, a prompt replaces

@@ -1,4 +1,4 @@
-//! 8-bit RGB [h,w,3] → [h',w',3]: the separable bicubic filter (a = −0.5, widened when shrinking) that Pillow applies.
+//! 8-bit RGB `[h,w,3]` → `[h2,w2,3]`: the separable bicubic filter (a = −0.5, widened when shrinking) that Pillow applies.
 //!
 //! Results are Pillow's bit for bit: weights in f64 per output position, rounded to 22 fractional bits, one pass along
 //! rows, rounding to 8 bits, one pass along columns (always in this order, as Pillow 11 does; 13 swaps them for some

@@ -23,32 +23,38 @@ fn with_entry(entry: &str, limits: &str) -> Lab {
 
 #[test]
 fn one_that_loops_is_stopped() {
-    with_entry("loop", "").run(&["train"]).fails_with(&["misbehave", "fuel_per_row", "the-row"]);
+    with_entry("loop", "").run(&["train"]).fails_with(&["plugin loop", "fuel_per_row", "the-row"]);
 }
 
 #[test]
 fn one_that_panics_shows_its_own_text() {
-    with_entry("panic", "").run(&["train"]).fails_with(&["misbehave", "panicked at", "the-row"]);
+    with_entry("panic", "").run(&["train"]).fails_with(&["plugin panic", "panicked at", "the-row"]);
 }
 
 #[test]
 fn one_that_eats_memory_is_stopped() {
-    with_entry("memory", "limits = { memory_mib = 32 }").run(&["train"]).fails_with(&["misbehave", "memory_mib", "32"]);
+    with_entry("memory", "limits = { memory_mib = 32 }").run(&["train"]).fails_with(&[
+        "plugin memory",
+        "memory_mib",
+        "32",
+    ]);
 }
 
 #[test]
 fn one_that_recurses_without_end_is_stopped() {
-    with_entry("overflow", "").run(&["train"]).fails_with(&["misbehave", "stack"]);
+    with_entry("overflow", "").run(&["train"]).fails_with(&["plugin overflow", "stack"]);
 }
 
 #[test]
 fn one_that_answers_a_wrong_length_is_told_the_rule() {
-    with_entry("wrong_length", "").run(&["train"]).fails_with(&["misbehave", "keep"]);
+    with_entry("wrong_length", "").run(&["train"]).fails_with(&["plugin wrong_length", "keep"]);
 }
 
 #[test]
 fn one_whose_answer_is_too_large_is_told_the_limit() {
-    with_entry("huge_output", "limits = { output_mib = 1 }").run(&["train"]).fails_with(&["misbehave", "output_mib"]);
+    with_entry("huge_output", "limits = { output_mib = 1 }")
+        .run(&["train"])
+        .fails_with(&["plugin huge_output", "output_mib"]);
 }
 
 #[test]

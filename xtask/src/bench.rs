@@ -1,15 +1,18 @@
 //! `cargo xtask bench`: builds what is measured, then runs the benchmark program (`xtask/bench`).
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, setup_all};
+use crate::{ovhost, setup_all};
 
 /// Runs the named benchmarks, or all.
 pub fn bench(root: &Path, names: &[String]) -> Result<()> {
     setup_all(root)?;
-    let mut args = vec!["run", "--release", "--package", "ovhost-bench", "--"];
-    args.extend(names.iter().map(String::as_str));
-    cargo(root, &args)
+    // The program that the workspace build made: `cargo run --package` would choose other features and compile anew.
+    let program = ovhost(root).with_file_name("ovhost-bench");
+    let status = Command::new(&program).args(names).current_dir(root).status();
+    let status = status.with_context(|| format!("{} could not be started", program.display()))?;
+    ensure!(status.success(), "the benchmarks failed ({status})");
+    Ok(())
 }

@@ -304,4 +304,4 @@ fn no_video() -> ChatError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,10 +6,13 @@
 use ovhost_plugin::{Batch, Column, ColumnData, Ragged};
 use serde_json::{Map, Value};
 
+use crate::chat::ChatTokenizer;
+use crate::pipeline::Row;
 use crate::record::Record;
 
-/// Columns that the host offers for every record.
-pub const STANDARD: [&str; 12] = [
+/// Columns that the host offers for every record. A column is made only for plugins that read it: `phash` (8 bytes a picture)
+/// decodes the pictures, `text-tokens` tokenises the text, `embedding` is the record's own field of that name.
+pub const STANDARD: [&str; 15] = [
     "id",
     "key",
     "record",
@@ -22,7 +25,22 @@ pub const STANDARD: [&str; 12] = [
     "image-bytes",
     "source",
     "index",
+    "phash",
+    "text-tokens",
+    "embedding",
 ];
+
+/// Of these, the ones that cost more than a look into the record.
+pub const COSTLY: [&str; 2] = ["phash", "text-tokens"];
+
+/// What columns that are computed need beside the records.
+#[derive(Clone, Copy)]
+pub struct Compute<'a> {
+    /// For `text-tokens`, which is not there without.
+    pub chat: Option<&'a ChatTokenizer>,
+    /// For `phash`: pictures over so many pixels are not decoded.
+    pub max_pixels: u64,
+}
 
 /// One row: its place in the stream, the record, and what filters added (one-row columns).
 pub struct RowView<'a> {
@@ -34,13 +52,28 @@ pub struct RowView<'a> {
     pub added: &'a [Column],
 }
 
+/// Makes a costly column now, so that whoever reads it later, on another thread, finds it made.
+pub fn precompute(rows: &mut [Row], name: &str, compute: Compute<'_>) {
+    let views: Vec<RowView<'_>> =
+        rows.iter().map(|r| RowView { ordinal: r.ordinal, record: &r.record, added: &[] }).collect();
+    let Some(column) = standard(&views, name, compute) else { return };
+    let batch = Batch { rows: rows.len() as u32, columns: vec![column] };
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.added.extend(batch.slice(i as u32, i as u32 + 1).columns);
+    }
+}
+
 /// The columns `wanted` of `rows`. A name that is neither standard nor added by a filter is left out.
-pub fn build<'a>(rows: &[RowView<'a>], wanted: &[String]) -> Batch {
-    let columns = wanted.iter().filter_map(|name| standard(rows, name).or_else(|| join(rows, name))).collect();
+pub fn build<'a>(rows: &[RowView<'a>], wanted: &[String], compute: Compute<'_>) -> Batch {
+    let made = |name: &String| COSTLY.contains(&name.as_str()).then(|| join(rows, name)).flatten();
+    let columns = wanted
+        .iter()
+        .filter_map(|name| made(name).or_else(|| standard(rows, name, compute)).or_else(|| join(rows, name)));
+    let columns = columns.collect();
     Batch { rows: rows.len() as u32, columns }
 }
 
-fn standard(rows: &[RowView<'_>], name: &str) -> Option<Column> {
+fn standard(rows: &[RowView<'_>], name: &str, compute: Compute<'_>) -> Option<Column> {
     let media = |f: fn(&crate::record::Media) -> u32| {
         rows.iter().map(|r| r.record.media.iter().map(f).collect::<Vec<u32>>()).collect::<Vec<_>>()
     };
@@ -72,9 +105,46 @@ fn standard(rows: &[RowView<'_>], name: &str) -> Option<Column> {
             let sums = rows.iter().map(|r| u32::try_from(sum(r)).unwrap_or(u32::MAX));
             Column::new(name, ColumnData::U32s(sums.collect()))
         }
+        "phash" => {
+            let hashes: Vec<Option<Vec<u8>>> = rows.iter().map(|r| hashes(r.record, compute.max_pixels)).collect();
+            let valid: Vec<u8> = hashes.iter().map(|h| u8::from(h.is_some())).collect();
+            let data = ColumnData::Bytes(Ragged::from_rows(hashes.iter().map(|h| h.as_deref().unwrap_or_default())));
+            Column { name: name.to_string(), data, valid: valid.contains(&0).then_some(valid) }
+        }
+        "text-tokens" => {
+            let chat = compute.chat?;
+            let count = |r: &RowView<'_>| {
+                // A text that cannot be tokenised is the encoder's to reject, with its reason.
+                let tokens = |text: &String| chat.encode_text(text).map_or(0, |ids| ids.len());
+                u32::try_from(answers(&r.record.fields).iter().map(tokens).sum::<usize>()).unwrap_or(u32::MAX)
+            };
+            Column::new(name, ColumnData::U32s(rows.iter().map(count).collect()))
+        }
+        "embedding" => {
+            let lists: Vec<Option<Vec<f32>>> = rows.iter().map(|r| numbers(r.record.fields.get(name))).collect();
+            let valid: Vec<u8> = lists.iter().map(|l| u8::from(l.is_some())).collect();
+            let data = ColumnData::F32Lists(Ragged::from_rows(lists.iter().map(|l| l.as_deref().unwrap_or_default())));
+            Column { name: name.to_string(), data, valid: valid.contains(&0).then_some(valid) }
+        }
         _ => return None,
     };
     Some(column)
+}
+
+/// A list of numbers, all of them.
+fn numbers(value: Option<&Value>) -> Option<Vec<f32>> {
+    value?.as_array()?.iter().map(|n| n.as_f64().map(|n| n as f32)).collect()
+}
+
+/// Perceptual hashes of a record's pictures, 8 bytes each, most significant first. None where a picture cannot be decoded:
+/// the record is rejected for it, with the reason, when its pack is made.
+fn hashes(record: &Record, max_pixels: u64) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(record.media.len() * 8);
+    for media in &record.media {
+        let picture = crate::image::decode_rgb(&media.bytes, max_pixels).ok()?;
+        out.extend_from_slice(&crate::image::phash::phash(&picture).to_be_bytes());
+    }
+    Some(out)
 }
 
 /// Rows' own one-row columns of that name, put end to end. A row without one, or with another type, has no value.
@@ -240,7 +310,9 @@ mod tests {
             .collect();
         let wanted: Vec<String> =
             ["id", "width", "heights", "text", "score", "image-bytes", "nobody"].map(String::from).into();
-        let batch = build(&rows, &wanted);
+        let chat = crate::chat::tests::chat();
+        let compute = Compute { chat: Some(&chat), max_pixels: 1 << 20 };
+        let batch = build(&rows, &wanted, compute);
         assert_eq!(batch.names(), wanted[..6]);
         assert_eq!(batch.column("id").unwrap().data, ColumnData::S64s(vec![10, 11]));
         let width = batch.column("width").unwrap();
@@ -254,8 +326,36 @@ mod tests {
         assert_eq!((&score.data, &score.valid), (&ColumnData::F32s(vec![0.5, 0.0]), &Some(vec![1, 0])));
         assert_eq!(batch.column("image-bytes").unwrap().data, ColumnData::U32s(vec![10, 0]));
         // Every standard name has a column, so the list never promises more than there is.
-        let all = build(&rows, &STANDARD.map(String::from));
+        let all = build(&rows, &STANDARD.map(String::from), compute);
         assert_eq!(all.names(), STANDARD);
+    }
+
+    #[test]
+    fn computed_columns() {
+        let chat = crate::chat::tests::chat();
+        let compute = Compute { chat: Some(&chat), max_pixels: 1 << 20 };
+        let mut png = std::io::Cursor::new(Vec::new());
+        let picture =
+            image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8]));
+        picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        let bytes: std::sync::Arc<[u8]> = png.into_inner().into();
+        let mut good = record(json!({"answer": "a red square", "embedding": [0.5, 2]}), &[(40, 30), (40, 30)]);
+        good.media.iter_mut().for_each(|m| m.bytes = bytes.clone());
+        let corrupt = record(json!({"answer": "no", "embedding": [1, "x"]}), &[(4, 4)]);
+        let rows = [&good, &corrupt].map(|record| RowView { ordinal: 0, record, added: &[] });
+        let batch = build(&rows, &["phash", "text-tokens", "embedding"].map(String::from), compute);
+        let phash = batch.column("phash").unwrap();
+        let ColumnData::Bytes(hashes) = &phash.data else { panic!() };
+        let rgb = crate::image::RgbPicture { width: 40, height: 30, data: picture.into_raw() };
+        let hash = crate::image::phash::phash(&rgb).to_be_bytes();
+        assert_eq!((hashes.row(0), hashes.row(1)), ([hash, hash].as_flattened(), &[][..]));
+        assert_eq!(phash.valid, Some(vec![1, 0]), "a picture that cannot be decoded has no hash");
+        let tokens = chat.encode_text("a red square").unwrap().len() as u32;
+        let ColumnData::U32s(counts) = &batch.column("text-tokens").unwrap().data else { panic!() };
+        assert_eq!(counts[0], tokens);
+        let embedding = batch.column("embedding").unwrap();
+        let ColumnData::F32Lists(lists) = &embedding.data else { panic!() };
+        assert_eq!((lists.row(0), &embedding.valid), (&[0.5, 2.0][..], &Some(vec![1, 0])));
     }
 
     #[test]
@@ -285,7 +385,9 @@ mod tests {
         let nothing = record(json!({"question": "q"}), &[]);
         assert!(references(&nothing.fields).is_empty());
         let rows = [RowView { ordinal: 0, record: &nothing, added: &[] }];
-        assert_eq!(build(&rows, &["text".into()]).column("text").unwrap().valid, Some(vec![0]));
+        let chat = crate::chat::tests::chat();
+        let compute = Compute { chat: Some(&chat), max_pixels: 1 << 20 };
+        assert_eq!(build(&rows, &["text".into()], compute).column("text").unwrap().valid, Some(vec![0]));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Sizes, grids and token counts need only (width, height), never pixels.
 
 pub mod decode;
+pub mod phash;
 pub mod resample;
 
 use std::path::{Path, PathBuf};

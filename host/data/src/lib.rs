@@ -10,6 +10,7 @@
 //! * [`chat`], [`tokenizer_train`]: conversations to token ids with labels; training a small tokenizer.
 //! * [`columns`], [`pipeline`]: the columns that plugins see; one sample from record to tokens.
 //! * [`loader`]: order, worker threads, packing, exact restart; [`loader::EvalReader`] for evaluation and inference.
+//! * [`packed`]: shards whose samples are packs, made offline.
 //! * [`rejects`]: counters, and the bound on rejects that ends a run.
 
 pub mod chat;
@@ -17,6 +18,7 @@ pub mod columns;
 pub mod convert;
 pub mod image;
 pub mod loader;
+pub mod packed;
 pub mod pipeline;
 pub mod record;
 pub mod rejects;

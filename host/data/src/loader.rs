@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use eval::{EvalReader, EvalSample};
-pub use order::Position;
+pub use order::{Position, shuffle};
 use order::{Order, OrderSpec};
 use pack::{Delivery, PackThread, Snapshot};
+pub(crate) use state::to_hex;
 pub use state::{Held, LoaderState};
 use work::DecodedBin;
 

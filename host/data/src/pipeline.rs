@@ -6,70 +6,32 @@
 //!                             └── Reject   ├── Filtered        └── Reject   └── Reject
 //!                                          └── Reject (the filter failed on it)
 //! ```
+//! Of a packed shard an item is a pack: each of its samples goes this way by itself (packs.rs).
+//!
 //! A worker thread owns one [`RowPipeline`]. Plugins are behind three small traits, so that the loader can be tested
 //! with native stages and a native stage can take a plugin's place. Rows reach a plugin in runs of consecutive
 //! ordinals: `first_row + i` is then right for every row, whatever was dropped before.
 
+mod filters;
+mod packs;
+mod source;
+
 use std::sync::Arc;
 
+pub use filters::{Dropped, FilterChain, Row, Stream};
+use filters::{reject, runs, with_key};
+pub use source::{SampleSource, ShardSource};
 use ovhost_plugin::{
-    Batch, CallCtx, Column, Decisions, FilterInstance, Mode, OnTrap, PackLimits, PackerInstance, Packing, Plugin,
-    PluginError, PluginInfo, PromptInstance, Rendered,
+    Batch, CallCtx, Column, Decisions, FilterInstance, Kind, Mode, OnTrap, PackLimits, PackerInstance, Packing, Plugin,
+    PluginInfo, PromptInstance, Rendered,
 };
 
 use crate::DataError;
 use crate::chat::{ChatTokenizer, Encoded, IGNORE};
-use crate::columns::{self, RowView};
+use crate::columns::{self, Compute};
 use crate::image::ImageProcessor;
-use crate::record::{Media, Record, RecordOptions, Reject};
-use crate::shards::{Shard, allow_many_files};
-
-/// Where samples come from. Reading needs no order and happens on several threads.
-pub trait SampleSource: Send + Sync {
-    /// Name and number of samples of each shard, in a fixed order.
-    fn shards(&self) -> Vec<(String, u64)>;
-    /// Sample `index` of shard `shard`; whatever is wrong with it is a reject.
-    fn record(&self, shard: u32, index: u64) -> Result<Record, Reject>;
-}
-
-/// Tar shards as a source.
-pub struct ShardSource {
-    shards: Vec<Shard>,
-    options: RecordOptions,
-}
-
-impl ShardSource {
-    /// Opens and indexes `paths`. `max_pixels` bounds the header size of a picture. Every shard stays open: the
-    /// process's bound on open files is raised as far as it goes.
-    pub fn open(paths: &[std::path::PathBuf], max_pixels: u64) -> Result<Self, DataError> {
-        allow_many_files();
-        let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>, _>>()?;
-        for shard in shards.iter().filter(|s| s.unnamed() > 0) {
-            tracing::warn!(
-                "{}: {} members belong to no sample (no dot in the name, or a reserved name __x__) and are not read",
-                shard.path().display(),
-                shard.unnamed()
-            );
-        }
-        Ok(Self { shards, options: RecordOptions { max_pixels } })
-    }
-}
-
-impl SampleSource for ShardSource {
-    fn shards(&self) -> Vec<(String, u64)> {
-        self.shards.iter().map(|s| (s.name().to_string(), s.len() as u64)).collect()
-    }
-
-    fn record(&self, shard: u32, index: u64) -> Result<Record, Reject> {
-        match self.shards.get(shard as usize) {
-            Some(shard) => shard.record(index as usize, &self.options),
-            None => {
-                let reason = format!("there is no shard {shard}, only {}", self.shards.len());
-                Err(Reject { key: String::new(), shard: String::new(), stage: "read", reason })
-            }
-        }
-    }
-}
+use crate::packed::{MARK, MadeFor};
+use crate::record::{Media, Record, Reject};
 
 /// A filter, in WASM or native.
 pub trait FilterStage: Send {
@@ -79,6 +41,18 @@ pub trait FilterStage: Send {
     fn reads(&self) -> Vec<String>;
     /// Judges rows.
     fn process(&mut self, ctx: &CallCtx, batch: &Batch) -> Result<Decisions, DataError>;
+    /// Whether it remembers rows: it then wants all rows of the stream, in order.
+    fn is_streaming(&self) -> bool {
+        false
+    }
+    /// What it remembers, as bytes.
+    fn save(&mut self) -> Result<Vec<u8>, DataError> {
+        Ok(Vec::new())
+    }
+    /// Goes on from saved bytes.
+    fn restore(&mut self, _state: &[u8]) -> Result<(), DataError> {
+        Ok(())
+    }
 }
 
 /// A prompt, in WASM or native.
@@ -121,6 +95,8 @@ pub trait StageFactory: Send + Sync {
     fn packer(&self) -> Result<Box<dyn PackStage>, DataError>;
     /// What the stages are (name, hash, configuration): a change makes a saved position useless.
     fn fingerprint(&self) -> String;
+    /// What the prompt is (hash, entry, configuration): packed shards hold for one prompt only.
+    fn prompt_identity(&self) -> Value;
 }
 
 /// Stages that are plugins.
@@ -166,14 +142,7 @@ impl PluginStages {
 
 impl StageFactory for PluginStages {
     fn filters(&self) -> Result<Vec<Box<dyn FilterStage>>, DataError> {
-        self.filters
-            .iter()
-            .map(|p| {
-                let mut instance = p.filter()?;
-                instance.set_on_trap(self.on_trap);
-                Ok(Box::new(PluginFilter(instance, p.clone())) as Box<dyn FilterStage>)
-            })
-            .collect()
+        self.filters.iter().map(|p| plugin_filter(p, self.on_trap)).collect()
     }
 
     fn prompt(&self) -> Result<Box<dyn PromptStage>, DataError> {
@@ -198,6 +167,17 @@ impl StageFactory for PluginStages {
         });
         words.collect::<Vec<_>>().join("; ")
     }
+
+    fn prompt_identity(&self) -> Value {
+        identity(self.prompt.info())
+    }
+}
+
+/// What a plugin's results depend on, and what people call it: no paths, and not the name of this use of it.
+pub fn identity(info: &PluginInfo) -> Value {
+    let assets: Vec<Value> = info.assets.iter().map(|a| json!({ "name": a.name, "sha256": a.sha256 })).collect();
+    json!({ "plugin": info.plugin_name, "version": info.version, "entry": info.entry, "sha256": info.sha256,
+            "config": info.resolved_config, "assets": assets })
 }
 
 /// Every worker has an instance of its own, so none of them sees the whole stream.
@@ -205,9 +185,15 @@ fn check_pure(kind: &str, info: &PluginInfo) -> Result<(), DataError> {
     if info.state_pure {
         return Ok(());
     }
+    let next = if info.kind == Kind::Filter {
+        "run it once over the data beforehand (`ovhost plugin run`), and train on what it keeps or give its saved state \
+         (--save-state) to a filter of its second pass as an asset"
+    } else {
+        "let it treat each row on its own"
+    };
     Err(DataError::Config(format!(
-        "{kind} {} says that its calls build on one another (streaming); here {kind}s run on several threads, so only pure \
-         ones work: let it judge each row on its own",
+        "{kind} {} says that its calls build on one another (streaming); here {kind}s run on several threads and no \
+         instance sees the whole stream, so only pure ones work: {next}",
         info.name
     )))
 }
@@ -230,6 +216,16 @@ fn reads(plugin: &Plugin) -> Vec<String> {
 
 struct PluginFilter(FilterInstance, Plugin);
 
+/// An instance of a filter plugin as a stage.
+///
+/// # Errors
+/// Another kind of plugin, one that cannot be instantiated, or [`OnTrap::Reject`] for a streaming one.
+pub fn plugin_filter(plugin: &Plugin, on_trap: OnTrap) -> Result<Box<dyn FilterStage>, DataError> {
+    let mut instance = plugin.filter()?;
+    instance.set_on_trap(on_trap)?;
+    Ok(Box::new(PluginFilter(instance, plugin.clone())))
+}
+
 impl FilterStage for PluginFilter {
     fn name(&self) -> &str {
         &self.1.info().name
@@ -239,6 +235,15 @@ impl FilterStage for PluginFilter {
     }
     fn process(&mut self, ctx: &CallCtx, batch: &Batch) -> Result<Decisions, DataError> {
         Ok(self.0.process(ctx, batch)?)
+    }
+    fn is_streaming(&self) -> bool {
+        self.0.is_streaming()
+    }
+    fn save(&mut self) -> Result<Vec<u8>, DataError> {
+        if self.is_streaming() { Ok(self.0.save()?) } else { Ok(Vec::new()) }
+    }
+    fn restore(&mut self, state: &[u8]) -> Result<(), DataError> {
+        Ok(self.0.restore(state)?)
     }
 }
 
@@ -349,94 +354,103 @@ pub struct PipelineShared {
     pub rank: u32,
 }
 
+impl PipelineShared {
+    fn stream(&self) -> Stream<'_> {
+        let compute = Compute { chat: Some(&self.chat), max_pixels: self.images.max_decode_pixels };
+        Stream { seed: self.seed, rank: self.rank, compute }
+    }
+}
+
 /// The stages of one worker.
 pub struct RowPipeline {
     shared: PipelineShared,
-    filters: Vec<(Box<dyn FilterStage>, Vec<String>)>,
+    filters: FilterChain,
     prompt: Box<dyn PromptStage>,
     prompt_reads: Vec<String>,
     capacity: u32,
+    /// What a pack must have been made for.
+    made_for: MadeFor,
+    reshape: Option<Reshape>,
 }
 
-struct Row {
-    at: usize,
-    item: Item,
-    record: Record,
-    added: Vec<Column>,
-}
+/// Changes a record that the filters kept, before the prompt sees it. The error is the reason of its reject.
+pub type Reshape = fn(Record) -> Result<Record, String>;
 
 /// Rows per plugin call, and the unit of scheduling.
 pub const CHUNK: u64 = 64;
 
-/// Names the row that set a trap off by its key: an ordinal of a shuffled stream tells a user nothing. Plugins see the
-/// `key` column only where they read it.
-fn with_key(mut error: DataError, run: &[Row]) -> DataError {
-    if let DataError::Plugin(PluginError::Trap { row: Some(ordinal), key: key @ None, .. }) = &mut error {
-        *key = run.iter().find(|row| row.item.ordinal == *ordinal).map(|row| row.record.key.clone());
-    }
-    error
-}
-
 impl RowPipeline {
     /// Stages for one worker. `capacity`: most tokens of a sample.
     pub fn new(shared: PipelineShared, factory: &dyn StageFactory, capacity: u32) -> Result<Self, DataError> {
-        let filters = factory.filters()?.into_iter().map(|f| {
-            let reads = f.reads();
-            (f, reads)
-        });
+        let filters = FilterChain::new(factory.filters()?);
         let mut prompt = factory.prompt()?;
         shared.chat.check_special_tokens(&prompt.special_tokens()?)?;
-        Ok(Self { filters: filters.collect(), prompt_reads: prompt.reads(), prompt, shared, capacity })
+        let made_for = MadeFor::of(&shared.chat, &shared.images, factory.prompt_identity());
+        Ok(Self { filters, prompt_reads: prompt.reads(), prompt, shared, capacity, made_for, reshape: None })
     }
 
-    /// Makes the samples of `items` (ascending ordinals). One outcome per item, in order.
+    /// Records go through `reshape` between filters and prompt.
+    pub fn with_reshape(mut self, reshape: Reshape) -> Self {
+        self.reshape = Some(reshape);
+        self
+    }
+
+    /// Makes the samples of `items` (ascending ordinals). One outcome per item, in order; of packs one per sample of each.
     ///
     /// # Errors
-    /// A plugin that fails as a whole; a bad sample is an [`Outcome::Reject`].
+    /// A plugin that fails as a whole, a pack that was made for other settings; a bad sample is an [`Outcome::Reject`].
     pub fn run(&mut self, items: &[Item]) -> Result<Vec<Outcome>, DataError> {
+        if self.shared.source.packed() {
+            let packs = items.iter().map(|item| self.run_pack(*item)).collect::<Result<Vec<_>, _>>()?;
+            return Ok(packs.into_iter().flatten().collect());
+        }
         let mut outcomes: Vec<Option<Outcome>> = items.iter().map(|_| None).collect();
         let mut rows = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
             match self.shared.source.record(item.shard, item.index) {
-                Ok(record) => rows.push(Row { at, item: *item, record, added: Vec::new() }),
+                Ok(record) if record.fields.contains_key(MARK) => return Err(packs::among_samples(&record)),
+                Ok(record) => rows.push(Row { at, ordinal: item.ordinal, record, added: Vec::new() }),
                 Err(reject) => outcomes[at] = Some(Outcome::Reject(reject)),
             }
         }
-        for (filter, wanted) in &mut self.filters {
+        let shared = self.shared.clone();
+        self.rows(rows, &shared.stream(), |at| items[at], &mut outcomes)?;
+        let missing = || DataError::Worker("a prompt gave fewer items than rows".into());
+        outcomes.into_iter().map(|o| o.ok_or_else(missing)).collect()
+    }
+
+    /// Filters, prompt and tokens of `rows`; the outcome of a row goes to its `at`.
+    fn rows(
+        &mut self,
+        rows: Vec<Row>,
+        stream: &Stream<'_>,
+        item: impl Fn(usize) -> Item,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), DataError> {
+        let mut rows = self.filters.run(rows, stream, |at, dropped| {
+            outcomes[at] = Some(match dropped {
+                Dropped::Filtered(reject) => Outcome::Filtered(reject),
+                Dropped::Reject(reject) => Outcome::Reject(reject),
+            });
+        })?;
+        if let Some(reshape) = self.reshape {
             let mut kept = Vec::with_capacity(rows.len());
-            for mut run in runs(rows) {
-                let judged = filter.process(&ctx(&self.shared, &run), &batch(&run, wanted));
-                let decisions = judged.map_err(|e| with_key(e, &run))?;
-                let added = Batch { rows: run.len() as u32, columns: decisions.add };
-                if !added.columns.is_empty() {
-                    for (i, row) in run.iter_mut().enumerate() {
-                        row.added.extend(added.slice(i as u32, i as u32 + 1).columns);
-                    }
-                }
-                for (i, row) in run.into_iter().enumerate() {
-                    let error = decisions.errors.iter().find(|(r, _)| *r as usize == i);
-                    if let Some((_, message)) = error {
-                        let reason = format!("{}: {message}", filter.name());
-                        outcomes[row.at] = Some(Outcome::Reject(reject(&row.record, "filter-error", reason)));
-                    } else if decisions.keep.get(i).copied().unwrap_or(false) {
-                        kept.push(row);
-                    } else {
-                        let reason = decisions.reason.get(i).cloned().flatten();
-                        let reason = reason.unwrap_or_else(|| "no reason given".into());
-                        let reason = format!("{}: {reason}", filter.name());
-                        outcomes[row.at] = Some(Outcome::Filtered(reject(&row.record, "filter", reason)));
-                    }
+            for row in rows {
+                let Reject { key, shard, .. } = reject(&row.record, "pack", String::new());
+                match reshape(row.record) {
+                    Ok(record) => kept.push(Row { record, ..row }),
+                    Err(reason) => outcomes[row.at] = Some(Outcome::Reject(Reject { key, shard, stage: "pack", reason })),
                 }
             }
             rows = kept;
         }
         for run in runs(rows) {
-            let ctx = ctx(&self.shared, &run);
-            let rendered = self.prompt.render(&ctx, Mode::Train, &batch(&run, &self.prompt_reads));
+            let batch = stream.batch(&run, &self.prompt_reads);
+            let rendered = self.prompt.render(&stream.ctx(&run), Mode::Train, &batch);
             let rendered = rendered.map_err(|e| with_key(e, &run))?;
             for (row, rendered) in run.into_iter().zip(rendered) {
                 let outcome = match rendered {
-                    Ok(rendered) => self.encode(&row, &rendered),
+                    Ok(rendered) => self.encode(item(row.at), &row.record, &rendered),
                     Err(message) => Err(("prompt", message)),
                 };
                 outcomes[row.at] = Some(match outcome {
@@ -445,12 +459,16 @@ impl RowPipeline {
                 });
             }
         }
-        let missing = || DataError::Worker("a prompt gave fewer items than rows".into());
-        outcomes.into_iter().map(|o| o.ok_or_else(missing)).collect()
+        Ok(())
     }
 
-    fn encode(&self, row: &Row, rendered: &Rendered) -> Result<EncodedSample, (&'static str, String)> {
-        let sizes = image_tokens(&row.record, &self.shared.images).map_err(|e| ("encode", e))?;
+    fn encode(
+        &self,
+        item: Item,
+        record: &Record,
+        rendered: &Rendered,
+    ) -> Result<EncodedSample, (&'static str, String)> {
+        let sizes = image_tokens(record, &self.shared.images).map_err(|e| ("encode", e))?;
         let encoded = self.shared.chat.encode_train(rendered, &sizes.tokens).map_err(|e| ("encode", e.to_string()))?;
         // The first position is never predicted, so a label there teaches nothing.
         if encoded.labels.iter().skip(1).all(|l| *l == IGNORE) {
@@ -471,12 +489,12 @@ impl RowPipeline {
         let patches = image_order.iter().map(|i| sizes.patches[*i]).sum::<usize>();
         let images = image_order
             .iter()
-            .map(|i| SampleImage { media: row.record.media[*i].clone(), tokens: sizes.tokens[*i] })
+            .map(|i| SampleImage { media: record.media[*i].clone(), tokens: sizes.tokens[*i] })
             .collect();
         Ok(EncodedSample {
-            item: row.item,
-            key: row.record.key.clone(),
-            source: row.record.shard.clone(),
+            item,
+            key: record.key.clone(),
+            source: record.shard.clone(),
             input_ids,
             labels,
             images,
@@ -502,33 +520,6 @@ pub fn image_tokens(record: &Record, images: &ImageProcessor) -> Result<ImageSiz
         sizes.patches.push(images.grid(media.width, media.height).map_err(named)?.iter().product());
     }
     Ok(sizes)
-}
-
-fn reject(record: &Record, stage: &'static str, reason: String) -> Reject {
-    Reject { key: record.key.clone(), shard: record.shard.clone(), stage, reason }
-}
-
-fn ctx(shared: &PipelineShared, run: &[Row]) -> CallCtx {
-    let first_row = run.first().map_or(0, |r| r.item.ordinal);
-    CallCtx { run_seed: shared.seed, shard: shared.rank, batch_index: first_row / CHUNK, first_row }
-}
-
-fn batch(run: &[Row], wanted: &[String]) -> Batch {
-    let views: Vec<RowView<'_>> =
-        run.iter().map(|r| RowView { ordinal: r.item.ordinal, record: &r.record, added: &r.added }).collect();
-    columns::build(&views, wanted)
-}
-
-/// Cuts rows into runs of consecutive ordinals.
-fn runs(rows: Vec<Row>) -> Vec<Vec<Row>> {
-    let mut out: Vec<Vec<Row>> = Vec::new();
-    for row in rows {
-        match out.last_mut() {
-            Some(run) if run.last().is_some_and(|r| r.item.ordinal + 1 == row.item.ordinal) => run.push(row),
-            _ => out.push(vec![row]),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -562,8 +553,15 @@ mod tests {
     #[test]
     fn plugins_that_cannot_work_on_several_threads_or_hide_columns_are_refused() {
         check_pure("prompt", &info(true, &[])).unwrap();
-        let error = check_pure("prompt", &info(false, &[])).unwrap_err().to_string();
-        assert!(error.contains("prompt use") && error.contains("streaming"), "{error}");
+        let error = check_pure("filter", &info(false, &[])).unwrap_err().to_string();
+        assert!(error.contains("filter use") && error.contains("streaming"), "{error}");
+        assert!(error.contains("`ovhost plugin run`") && error.contains("--save-state"), "{error}");
+        let prompt = PluginInfo { kind: ovhost_plugin::Kind::Prompt, ..info(false, &[]) };
+        let error = check_pure("prompt", &prompt).unwrap_err().to_string();
+        assert!(
+            error.contains("prompt use") && error.contains("on its own") && !error.contains("plugin run"),
+            "{error}"
+        );
         check_writes(&info(true, &["score", "mine/text"])).unwrap();
         let error = check_writes(&info(true, &["score", "text"])).unwrap_err().to_string();
         assert!(error.contains("filter use") && error.contains("\"text\"") && error.contains("mine/text"), "{error}");

@@ -15,7 +15,7 @@ pub use energon::write_nv_meta;
 pub use expand::{expand, expand_braces};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
-pub use write::{Commit, ShardWriter, WriterOptions, WrittenShard};
+pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard};
 
 /// What can go wrong with shards as files.
 #[derive(Debug, thiserror::Error)]

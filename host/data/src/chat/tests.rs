@@ -14,7 +14,7 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn chat() -> ChatTokenizer {
+pub(crate) fn chat() -> ChatTokenizer {
     ChatTokenizer::from_folder(folder().path()).unwrap()
 }
 

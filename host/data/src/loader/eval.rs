@@ -7,7 +7,7 @@ use ovhost_plugin::{CallCtx, Mode, Rendered};
 use super::work::decode_bin;
 use crate::DataError;
 use crate::chat::{ChatTokenizer, Encoded};
-use crate::columns::{self, RowView};
+use crate::columns::{self, Compute, RowView};
 use crate::image::ImageProcessor;
 use crate::pipeline::{EncodedSample, Item, PromptStage, SampleImage, SampleSource, StageFactory, image_tokens};
 use crate::record::{Record, Reject};
@@ -111,7 +111,8 @@ impl EvalReader {
 
     /// Renders a record from anywhere, such as a picture and a question on the command line.
     pub fn prepare(&mut self, record: &Record, ordinal: u64) -> Result<Result<EvalSample, Reject>, DataError> {
-        let batch = columns::build(&[RowView { ordinal, record, added: &[] }], &self.reads);
+        let compute = Compute { chat: Some(&self.chat), max_pixels: self.images.max_decode_pixels };
+        let batch = columns::build(&[RowView { ordinal, record, added: &[] }], &self.reads, compute);
         let ctx = CallCtx { run_seed: self.seed, shard: 0, batch_index: ordinal, first_row: ordinal };
         let rendered = self.prompt.render(&ctx, Mode::Generate, &batch)?.pop();
         let rendered = rendered

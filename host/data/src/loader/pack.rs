@@ -202,8 +202,8 @@ impl PackThread {
             DataError::Worker(format!("the packer returned sample {id}, which it was not given or returned before"))
         };
         let mut bins = Vec::with_capacity(packing.bins.len());
-        for ids in packing.bins {
-            let samples = ids.into_iter().map(|id| self.open.remove(&id).ok_or_else(|| unknown(id)));
+        for ids in &packing.bins {
+            let samples = ids.iter().map(|id| self.open.remove(id).ok_or_else(|| unknown(*id)));
             let samples = samples.collect::<Result<Vec<_>, _>>()?;
             if !samples.is_empty() {
                 bins.push(samples);

@@ -130,7 +130,7 @@ impl PackStage for FirstFit {
                 None => self.bins.push((vec![*id as u64], *length)),
             }
             if self.bins.len() > 3 {
-                packing.bins.push(self.bins.remove(0).0);
+                packing.bins.push(&self.bins.remove(0).0);
             }
         }
         Ok(packing)

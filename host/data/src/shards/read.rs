@@ -4,6 +4,7 @@
 //! [`Shard::open_damaged`] takes the whole samples before the damage and reports it.
 
 use std::fs::File;
+use std::io::{Cursor, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub struct SampleIndex {
     pub members: Vec<Member>,
     /// Why the sample cannot be read: a part that occurs twice, or is a link.
     pub fault: Option<String>,
+    /// Byte offset of the first header that belongs to it, long-name and PAX headers included.
+    pub start: u64,
 }
 
 /// A sample's files, read.
@@ -61,8 +64,30 @@ pub struct Shard {
     name: String,
     file: File,
     samples: Vec<SampleIndex>,
+    end: u64,
     damage: Option<Damage>,
     unnamed: u64,
+}
+
+impl RawSample {
+    /// Reads the bytes of one sample out of a shard, from its [`SampleIndex::start`] to the next one's.
+    ///
+    /// # Errors
+    /// Bytes that are no tar members, or do not hold a whole sample.
+    pub fn from_tar(bytes: &[u8]) -> Result<RawSample, String> {
+        let mut scan = Scan::default();
+        scan.members(Cursor::new(bytes), bytes.len() as u64, false).map_err(|(at, why)| format!("byte {at}: {why}"))?;
+        // What came before the sample and has no place of its own (a sparse file) lies before it.
+        let sample = scan.open.take().ok_or("no sample lies there")?;
+        if let Some(fault) = sample.fault {
+            return Err(fault);
+        }
+        let part = |member: Member| {
+            let content = bytes.get(member.offset as usize..(member.offset + member.size) as usize);
+            content.map(|content| (member.part, content.to_vec())).ok_or("a part lies outside")
+        };
+        Ok(RawSample { key: sample.key, parts: sample.members.into_iter().map(part).collect::<Result<_, _>>()? })
+    }
 }
 
 impl Shard {
@@ -90,7 +115,7 @@ impl Shard {
         let mut scan = Scan::default();
         scan.run(scan_file, length);
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Shard { path, name, file, samples: scan.done, damage: scan.damage, unnamed: scan.unnamed })
+        Ok(Shard { path, name, file, samples: scan.done, end: scan.end, damage: scan.damage, unnamed: scan.unnamed })
     }
 
     /// The file.
@@ -116,6 +141,11 @@ impl Shard {
     /// The index, in file order.
     pub fn samples(&self) -> &[SampleIndex] {
         &self.samples
+    }
+
+    /// Byte offset of every sample, and at last of where the last one ends: what a `.tar.idx` holds.
+    pub fn offsets(&self) -> Vec<u64> {
+        self.samples.iter().map(|s| s.start).chain([self.end]).collect()
     }
 
     /// Regular members without a dot in their name, or whose name is reserved (`__x__`): no sample holds them.
@@ -170,19 +200,33 @@ impl Shard {
         Ok(RawSample { key: sample.key.clone(), parts })
     }
 
+    /// Reads one part of sample `index`: the first whose name `wanted` takes.
+    pub fn read_part(&self, index: usize, wanted: impl Fn(&str) -> bool) -> Result<Option<Vec<u8>>, ShardError> {
+        let Some(sample) = self.samples.get(index) else { return Ok(None) };
+        let Some(member) = sample.members.iter().find(|m| wanted(&m.part)) else { return Ok(None) };
+        let mut bytes = vec![0; member.size as usize];
+        self.file.read_exact_at(&mut bytes, member.offset).map_err(io_error(&self.path, "read"))?;
+        Ok(Some(bytes))
+    }
+
     /// Reads sample `index` and builds its record; whatever is wrong with it is a reject.
     pub fn record(&self, index: usize, options: &RecordOptions) -> Result<Record, Reject> {
         match self.read(index) {
             Ok(raw) => Record::build(raw, &self.name, index as u64, options),
-            Err(error) => Err(Reject {
-                key: self.samples.get(index).map(|s| s.key.clone()).unwrap_or_default(),
-                shard: self.name.clone(),
-                stage: "read",
-                reason: match error {
-                    ShardError::Sample { reason, .. } => reason,
-                    other => other.to_string(),
-                },
-            }),
+            Err(error) => Err(self.reject(index, error)),
+        }
+    }
+
+    /// A sample that could not be read, as a reject.
+    pub fn reject(&self, index: usize, error: ShardError) -> Reject {
+        Reject {
+            key: self.samples.get(index).map(|s| s.key.clone()).unwrap_or_default(),
+            shard: self.name.clone(),
+            stage: "read",
+            reason: match error {
+                ShardError::Sample { reason, .. } => reason,
+                other => other.to_string(),
+            },
         }
     }
 }
@@ -191,26 +235,33 @@ impl Shard {
 struct Scan {
     done: Vec<SampleIndex>,
     open: Option<SampleIndex>,
+    /// Where the last whole sample ends.
+    end: u64,
     damage: Option<Damage>,
     unnamed: u64,
 }
 
 impl Scan {
     fn run(&mut self, file: File, length: u64) {
-        match self.members(file, length) {
+        match self.members(file, length, true) {
             Ok(()) => self.done.extend(self.open.take()),
             // The sample in progress may have lost members: it is not whole.
             Err((offset, reason)) => {
-                let cut = self.open.take().map(|sample| sample.key);
+                let cut = self.open.take();
+                self.end = cut.as_ref().map_or(self.end, |sample| sample.start);
+                let cut = cut.map(|sample| sample.key);
                 self.damage = Some(Damage { offset, reason, cut });
             }
         }
     }
 
-    fn members(&mut self, file: File, length: u64) -> Result<(), (u64, String)> {
+    /// `whole`: the archive has an end mark, else it is a cut out of one.
+    fn members(&mut self, file: impl Read + Seek, length: u64, whole: bool) -> Result<(), (u64, String)> {
         let mut archive = tar::Archive::new(file);
         // End of the last member, padding included: where the next header or the end mark must be.
         let mut end = Some(0u64);
+        // The same, of the last member whose end is known.
+        let mut known = 0;
         let entries = archive.entries_with_seek().map_err(|e| (0, e.to_string()))?;
         for entry in entries {
             let entry = entry.map_err(|e| (end.unwrap_or(length).min(length), header_problem(&e)))?;
@@ -222,7 +273,11 @@ impl Scan {
                 // Its size is that of the unpacked file; the place of the next header is the tar crate's business.
                 end = None;
                 if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
-                    self.fault(key, format!("part \"{part}\" is a sparse file, which is not read; pack it as it is"));
+                    self.fault(
+                        key,
+                        known,
+                        format!("part \"{part}\" is a sparse file, which is not read; pack it as it is"),
+                    );
                 }
                 continue;
             }
@@ -231,7 +286,8 @@ impl Scan {
                 let have = length.saturating_sub(start);
                 (header_at, format!("member \"{}\" should have {size} bytes but the file ends after {have}", shown()))
             })?;
-            end = Some(stop.div_ceil(BLOCK) * BLOCK);
+            let start_all = std::mem::replace(&mut known, stop.div_ceil(BLOCK) * BLOCK);
+            end = Some(known);
             if kind.is_hard_link() || kind.is_symlink() {
                 // What it points to may lie in another sample, or outside the tar: the sample is not whole by itself.
                 if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
@@ -240,6 +296,7 @@ impl Scan {
                     let to = to.unwrap_or_default();
                     self.fault(
                         key,
+                        start_all,
                         format!(
                             "part \"{part}\" is a {kind} link to \"{to}\", and links are not followed; pack the shard \
                              with tar's --dereference --hard-dereference"
@@ -253,20 +310,23 @@ impl Scan {
             }
             let name = name.map_err(|_| (header_at, format!("member name \"{}\" is not UTF-8", shown())))?;
             match split_name(&name) {
-                Some((key, part)) => self.add(key, Member { part: part.to_owned(), offset: start, size }),
+                Some((key, part)) => {
+                    self.add(key, start_all, Member { part: part.to_owned(), offset: start, size });
+                    self.end = known;
+                }
                 None => self.unnamed += 1,
             }
         }
         match end {
-            Some(end) if end >= length => {
+            Some(end) if whole && end >= length => {
                 Err((end.min(length), "the file ends without the end-of-archive mark of a whole tar".into()))
             }
             _ => Ok(()),
         }
     }
 
-    fn add(&mut self, key: &str, member: Member) {
-        let sample = self.sample(key);
+    fn add(&mut self, key: &str, start: u64, member: Member) {
+        let sample = self.sample(key, start);
         if sample.members.iter().any(|m| m.part == member.part) {
             let fault = format!("part \"{}\" occurs twice; the sample is ambiguous", member.part);
             sample.fault.get_or_insert(fault);
@@ -275,16 +335,16 @@ impl Scan {
     }
 
     /// The sample of that key has a part that cannot be read.
-    fn fault(&mut self, key: &str, fault: String) {
-        self.sample(key).fault.get_or_insert(fault);
+    fn fault(&mut self, key: &str, start: u64, fault: String) {
+        self.sample(key, start).fault.get_or_insert(fault);
     }
 
-    /// The open sample if it has that key, else a new one.
-    fn sample(&mut self, key: &str) -> &mut SampleIndex {
+    /// The open sample if it has that key, else a new one, which begins at `start`.
+    fn sample(&mut self, key: &str, start: u64) -> &mut SampleIndex {
         if self.open.as_ref().is_some_and(|sample| sample.key != key) {
             self.done.extend(self.open.take());
         }
-        self.open.get_or_insert_with(|| SampleIndex { key: key.to_owned(), members: Vec::new(), fault: None })
+        self.open.get_or_insert_with(|| SampleIndex { key: key.to_owned(), members: Vec::new(), fault: None, start })
     }
 }
 

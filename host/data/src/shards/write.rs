@@ -55,19 +55,23 @@ pub struct ShardWriter {
     prefix: String,
     digits: usize,
     options: WriterOptions,
-    open: Option<OpenShard>,
+    open: Option<ShardFile>,
     written: Vec<WrittenShard>,
     /// Shards that still bear their temporary name.
-    pending: usize,
+    closed: Vec<ShardFile>,
 }
 
-struct OpenShard {
+/// One shard in the making, under its temporary name. Dropped before [`ShardFile::publish`] it leaves nothing.
+pub struct ShardFile {
     path: PathBuf,
-    tar: tar::Builder<BufWriter<File>>,
+    /// None once it is closed.
+    tar: Option<tar::Builder<BufWriter<File>>>,
     offsets: Vec<u64>,
     bytes: u64,
     /// The previous key: the same key twice in a row would merge two samples.
     last: String,
+    /// Whether the final names are given.
+    published: bool,
 }
 
 impl ShardWriter {
@@ -78,53 +82,28 @@ impl ShardWriter {
             .map_err(|reason| ShardError::Pattern { pattern: pattern.to_owned(), reason: reason.to_owned() })?;
         fs::create_dir_all(&folder).map_err(io_error(&folder, "make the folder"))?;
         let options = WriterOptions { max_count: options.max_count.max(1), ..options };
-        Ok(Self { folder, prefix, digits, options, open: None, written: vec![], pending: 0 })
+        Ok(Self { folder, prefix, digits, options, open: None, written: vec![], closed: vec![] })
     }
 
     /// Adds one sample. Parts are (name after the key's dot, content), in any order.
     pub fn write(&mut self, key: &str, parts: &[(&str, &[u8])]) -> Result<(), ShardError> {
-        let mut parts: Vec<_> = parts.to_vec();
-        parts.sort_by_key(|(name, _)| *name);
-        let fail = |reason: String| ShardError::Sample {
-            path: self.folder.display().to_string(),
-            key: key.to_owned(),
-            reason,
-        };
-        check_names(key, &parts).map_err(fail)?;
-        let mut headers = Vec::with_capacity(parts.len());
-        for (part, bytes) in &parts {
-            headers.push(header(&format!("{key}.{part}"), bytes.len() as u64).map_err(fail)?);
-        }
-        let size: u64 = parts.iter().map(|(_, bytes)| BLOCK + (bytes.len() as u64).next_multiple_of(BLOCK)).sum();
-
+        let prepared = Prepared::new(&self.folder, key, parts)?;
         if let Some(open) = &self.open
-            && (open.offsets.len() as u64 >= self.options.max_count || open.bytes + size > self.options.max_bytes)
+            && (open.offsets.len() as u64 >= self.options.max_count
+                || open.bytes + prepared.size > self.options.max_bytes)
         {
             self.close()?;
         }
         let open = match &mut self.open {
             Some(open) => open,
-            none => none.insert(OpenShard::create(self.folder.join(format!(
+            none => none.insert(ShardFile::create(self.folder.join(format!(
                 "{}{:0width$}.tar",
                 self.prefix,
                 self.written.len(),
                 width = self.digits
             )))?),
         };
-        if open.last == key && !open.offsets.is_empty() {
-            return Err(ShardError::Sample {
-                path: open.path.display().to_string(),
-                key: key.to_owned(),
-                reason: "the key was just used; two neighbours with one key would be read as one sample".into(),
-            });
-        }
-        open.offsets.push(open.bytes);
-        for (header, (_, bytes)) in headers.iter().zip(&parts) {
-            open.tar.append(header, *bytes).map_err(io_error(&open.path, "write"))?;
-        }
-        open.bytes += size;
-        open.last = key.to_owned();
-        Ok(())
+        open.append(key, &prepared)
     }
 
     /// Samples written so far.
@@ -142,9 +121,9 @@ impl ShardWriter {
     }
 
     fn close(&mut self) -> Result<(), ShardError> {
-        if let Some(open) = self.open.take() {
+        if let Some(mut open) = self.open.take() {
             self.written.push(open.close()?);
-            self.pending += 1;
+            self.closed.push(open);
             if self.options.commit == Commit::Each {
                 self.publish()?;
             }
@@ -153,15 +132,10 @@ impl ShardWriter {
     }
 
     fn publish(&mut self) -> Result<(), ShardError> {
-        for shard in &self.written[self.written.len() - self.pending..] {
-            // The index first: a shard without its index is only slower, an index of another shard is wrong.
-            let index = with_suffix(&shard.path, ".idx");
-            fs::rename(with_suffix(&index, ".tmp"), &index).map_err(io_error(&index, "put in place"))?;
-            fs::rename(with_suffix(&shard.path, ".tmp"), &shard.path).map_err(io_error(&shard.path, "put in place"))?;
+        for mut shard in self.closed.drain(..) {
+            shard.publish()?;
         }
-        self.pending = 0;
-        // The names are only safe once the folder is on disk.
-        File::open(&self.folder).and_then(|f| f.sync_all()).map_err(io_error(&self.folder, "sync the folder"))
+        sync_folder(&self.folder)
     }
 
     fn remove_stale(&self) -> Result<(), ShardError> {
@@ -180,32 +154,80 @@ impl ShardWriter {
     }
 }
 
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        // An abandoned run: temporary files are of no use to anybody. Nothing can be done where removing fails.
-        if let Some(open) = self.open.take() {
-            let _ = fs::remove_file(with_suffix(&open.path, ".tmp"));
+/// The names in a folder are only safe once the folder is on disk.
+fn sync_folder(folder: &Path) -> Result<(), ShardError> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io_error(folder, "sync the folder"))
+}
+
+/// A sample whose names were checked, with the headers of its members.
+struct Prepared<'a> {
+    parts: Vec<(&'a str, &'a [u8])>,
+    headers: Vec<tar::Header>,
+    /// Bytes that it takes in the tar.
+    size: u64,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(place: &Path, key: &str, parts: &[(&'a str, &'a [u8])]) -> Result<Self, ShardError> {
+        let mut parts: Vec<_> = parts.to_vec();
+        parts.sort_by_key(|(name, _)| *name);
+        let fail =
+            |reason: String| ShardError::Sample { path: place.display().to_string(), key: key.to_owned(), reason };
+        check_names(key, &parts).map_err(fail)?;
+        let mut headers = Vec::with_capacity(parts.len());
+        for (part, bytes) in &parts {
+            headers.push(header(&format!("{key}.{part}"), bytes.len() as u64).map_err(fail)?);
         }
-        let from = self.written.len().saturating_sub(self.pending);
-        for shard in &self.written[from..] {
-            let _ = fs::remove_file(with_suffix(&shard.path, ".tmp"));
-            let _ = fs::remove_file(with_suffix(&with_suffix(&shard.path, ".idx"), ".tmp"));
-        }
+        let size = parts.iter().map(|(_, bytes)| BLOCK + (bytes.len() as u64).next_multiple_of(BLOCK)).sum();
+        Ok(Prepared { parts, headers, size })
     }
 }
 
-impl OpenShard {
-    fn create(path: PathBuf) -> Result<Self, ShardError> {
+impl ShardFile {
+    /// Begins the shard `path` (`NAME.tar`). Nothing is under that name before [`ShardFile::publish`].
+    pub fn create(path: PathBuf) -> Result<Self, ShardError> {
         let temporary = with_suffix(&path, ".tmp");
         let file = File::create(&temporary).map_err(io_error(&temporary, "create"))?;
         let tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, file));
-        Ok(Self { path, tar, offsets: vec![], bytes: 0, last: String::new() })
+        Ok(Self { path, tar: Some(tar), offsets: vec![], bytes: 0, last: String::new(), published: false })
     }
 
-    fn close(self) -> Result<WrittenShard, ShardError> {
-        let temporary = with_suffix(&self.path, ".tmp");
-        self.tar
-            .into_inner()
+    /// Adds one sample. Parts are (name after the key's dot, content), in any order.
+    pub fn write(&mut self, key: &str, parts: &[(&str, &[u8])]) -> Result<(), ShardError> {
+        let prepared = Prepared::new(&self.path, key, parts)?;
+        self.append(key, &prepared)
+    }
+
+    /// Samples so far.
+    pub fn samples(&self) -> u64 {
+        self.offsets.len() as u64
+    }
+
+    fn append(&mut self, key: &str, sample: &Prepared<'_>) -> Result<(), ShardError> {
+        let refuse = |reason: &str| ShardError::Sample {
+            path: self.path.display().to_string(),
+            key: key.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if self.last == key && !self.offsets.is_empty() {
+            return Err(refuse("the key was just used; two neighbours with one key would be read as one sample"));
+        }
+        let Some(tar) = &mut self.tar else { return Err(refuse("the shard is closed already")) };
+        self.offsets.push(self.bytes);
+        for (header, (_, bytes)) in sample.headers.iter().zip(&sample.parts) {
+            tar.append(header, *bytes).map_err(io_error(&self.path, "write"))?;
+        }
+        self.bytes += sample.size;
+        self.last = key.to_owned();
+        Ok(())
+    }
+
+    /// Writes the end mark and the index, both on disk, still under temporary names.
+    pub fn close(&mut self) -> Result<WrittenShard, ShardError> {
+        let temporary = self.temporary();
+        let written = WrittenShard { path: self.path.clone(), samples: self.samples(), bytes: self.bytes + 2 * BLOCK };
+        let Some(tar) = self.tar.take() else { return Ok(written) };
+        tar.into_inner()
             .and_then(|buffer| buffer.into_inner().map_err(|e| e.into_error()))
             .and_then(|file| file.sync_all())
             .map_err(io_error(&temporary, "finish"))?;
@@ -213,7 +235,36 @@ impl OpenShard {
         let bytes: Vec<u8> = self.offsets.iter().chain([&self.bytes]).flat_map(|offset| offset.to_ne_bytes()).collect();
         let write = |mut file: File| file.write_all(&bytes).and_then(|()| file.sync_all());
         File::create(&index).and_then(write).map_err(io_error(&index, "write"))?;
-        Ok(WrittenShard { path: self.path, samples: self.offsets.len() as u64, bytes: self.bytes + 2 * BLOCK })
+        Ok(written)
+    }
+
+    /// Where the tar lies until it is published.
+    pub fn temporary(&self) -> PathBuf {
+        with_suffix(&self.path, ".tmp")
+    }
+
+    /// Closes the shard and gives it and its index their final names.
+    pub fn publish(&mut self) -> Result<WrittenShard, ShardError> {
+        let written = self.close()?;
+        // The index first: a shard without its index is only slower, an index of another shard is wrong.
+        let index = with_suffix(&self.path, ".idx");
+        fs::rename(with_suffix(&index, ".tmp"), &index).map_err(io_error(&index, "put in place"))?;
+        fs::rename(self.temporary(), &self.path).map_err(io_error(&self.path, "put in place"))?;
+        self.published = true;
+        if let Some(folder) = self.path.parent() {
+            sync_folder(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?;
+        }
+        Ok(written)
+    }
+}
+
+impl Drop for ShardFile {
+    fn drop(&mut self) {
+        // An abandoned run: temporary files are of no use to anybody. Nothing can be done where removing fails.
+        if !self.published {
+            let _ = fs::remove_file(self.temporary());
+            let _ = fs::remove_file(with_suffix(&with_suffix(&self.path, ".idx"), ".tmp"));
+        }
     }
 }
 

@@ -1,0 +1,123 @@
+//! The members of one packed sample → its samples as records, each for itself.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{Head, Layout, MARK, PackJson, Sample, reference};
+use crate::image::header;
+use crate::record::{Media, Record, RecordOptions, Reject};
+use crate::shards::{RawSample, Shard, ShardError};
+
+/// A pack, read. Its pictures are not decoded.
+#[derive(Debug)]
+pub struct Pack {
+    /// What it says of itself; none in the reference's layout.
+    pub head: Option<Head>,
+    /// Where it lies, for messages: `00000012 of packed-000000.tar`.
+    pub place: String,
+    /// Its samples.
+    pub samples: Vec<SubSample>,
+}
+
+/// A sample of a pack.
+#[derive(Debug)]
+pub struct SubSample {
+    /// The id under which it was measured; none in the reference's layout.
+    pub row: Option<u64>,
+    /// The sample, or what is wrong with it alone.
+    pub record: Result<Record, Reject>,
+}
+
+/// How the samples of a shard are to be read: what its first sample with readable JSON is. Of a pack of ours its head,
+/// unless its version is another one.
+///
+/// # Errors
+/// The shard cannot be read, or a pack's head cannot.
+pub fn layout_of(shard: &Shard) -> Result<(Layout, Option<Head>), ShardError> {
+    for (index, sample) in shard.samples().iter().enumerate() {
+        if sample.fault.is_some() {
+            continue;
+        }
+        let Some(json) = shard.read_part(index, |part| part == "json")? else { return Ok((Layout::Plain, None)) };
+        let Ok(fields) = serde_json::from_slice::<Value>(&json) else { continue };
+        return match layout(&sample.key, &fields) {
+            Layout::Packed => match Head::deserialize_value(&fields) {
+                Ok(head) => Ok((Layout::Packed, Some(head))),
+                Err(reason) => Err(ShardError::Sample {
+                    path: shard.path().display().to_string(),
+                    key: sample.key.clone(),
+                    reason,
+                }),
+            },
+            other => Ok((other, None)),
+        };
+    }
+    Ok((Layout::Plain, None))
+}
+
+fn layout(key: &str, fields: &Value) -> Layout {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    if fields.get(MARK).is_some() {
+        Layout::Packed
+    } else if name.starts_with("ps_") && reference::is_pack(fields) {
+        Layout::Reference
+    } else {
+        Layout::Plain
+    }
+}
+
+impl Head {
+    fn deserialize_value(fields: &Value) -> Result<Head, String> {
+        let version = fields.get(MARK).and_then(Value::as_u64);
+        serde_json::from_value(fields.clone()).map_err(|e| {
+            let version = version.map_or_else(|| "no number".into(), |v| v.to_string());
+            format!("it says {MARK} (version {version}), but its description cannot be read: {e}; pack the data again")
+        })
+    }
+}
+
+/// Reads a pack. What is wrong with one sample is that sample's; what is wrong with all of them is the error.
+pub fn parse(raw: RawSample, shard: &str, options: &RecordOptions) -> Result<Pack, Reject> {
+    let place = format!("{} of {shard}", raw.key);
+    let key = raw.key.clone();
+    let failed = |reason: String| Reject { key: key.clone(), shard: shard.to_owned(), stage: "read", reason };
+    let json = raw.parts.iter().find(|(part, _)| part == "json");
+    let (_, json) = json.ok_or_else(|| failed("the pack has no part json".into()))?;
+    let fields: Value = serde_json::from_slice(json).map_err(|e| failed(format!("part json is not valid JSON: {e}")))?;
+    match layout(&raw.key, &fields) {
+        Layout::Packed => {}
+        Layout::Reference => return Ok(reference::read(raw, &fields, place, shard, options)),
+        Layout::Plain => {
+            return Err(failed(format!("a packed shard holds a sample that is no pack ({MARK} is not in its json)")));
+        }
+    }
+    let head = Head::deserialize_value(&fields).map_err(failed)?;
+    let PackJson { samples, .. } =
+        serde_json::from_value(fields).map_err(|e| failed(format!("its list of samples cannot be read: {e}")))?;
+    let mut members: HashMap<String, Vec<u8>> = raw.parts.into_iter().collect();
+    let samples = samples.into_iter().map(|sample| SubSample {
+        row: Some(sample.row),
+        record: record(sample, &mut members, options),
+    });
+    Ok(Pack { head: Some(head), samples: samples.collect(), place })
+}
+
+fn record(sample: Sample, members: &mut HashMap<String, Vec<u8>>, options: &RecordOptions) -> Result<Record, Reject> {
+    let Sample { key, source, index, images, record: fields, .. } = sample;
+    match images.iter().map(|name| picture(name, members, options)).collect() {
+        Ok(media) => Ok(Record { key, shard: source, index, fields, media, ignored: 0 }),
+        Err(reason) => Err(Reject { key, shard: source, stage: "read", reason }),
+    }
+}
+
+/// Takes a member out and makes a picture of it.
+pub(super) fn picture(
+    name: &str,
+    members: &mut HashMap<String, Vec<u8>>,
+    options: &RecordOptions,
+) -> Result<Media, String> {
+    let bytes = members.remove(name).ok_or_else(|| format!("its picture {name} is not in the pack"))?;
+    let (width, height) = header(&bytes, options.max_pixels).map_err(|e| format!("part {name}: {e}"))?;
+    Ok(Media { name: name.to_owned(), bytes: bytes.into(), width, height })
+}

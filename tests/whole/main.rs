@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_plugins;
 mod bad_recipe;
+mod data_filter;
 mod infer_eval;
 mod lab;
 mod resume;

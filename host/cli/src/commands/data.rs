@@ -1,4 +1,6 @@
-//! `ovhost data`: tables with pictures to shards, and a look into shards.
+//! `ovhost data`: tables with pictures to shards, filters over shards, and a look into shards.
+
+mod filter;
 
 use std::{
     fs,
@@ -19,6 +21,8 @@ use ovhost_data::{
 pub enum Command {
     /// Turn a JSON or JSONL table with a folder of pictures, or an IDX pair, into WebDataset shards
     Convert(Box<ConvertArgs>),
+    /// Run filter plugins over shards: resumable, in parallel, the same bytes every time
+    Filter(Box<filter::Args>),
     /// Show samples of shards, and save their pictures
     Show(ShowArgs),
 }
@@ -109,6 +113,7 @@ pub struct ShowArgs {
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Convert(args) => convert_table(*args),
+        Command::Filter(args) => filter::run(&args),
         Command::Show(args) => show(&args),
     }
 }

@@ -1,0 +1,73 @@
+//! Files that appear whole or not at all, and their hashes.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::error::{PrepError, io};
+
+/// Writes a file through a temporary one in the same folder.
+pub fn put(path: &Path, bytes: &[u8]) -> Result<(), PrepError> {
+    put_with(path, |file| file.write_all(bytes).map_err(io(path, "write")))
+}
+
+/// As [`put`], with content that is written piece by piece.
+pub fn put_with(path: &Path, write: impl FnOnce(&mut File) -> Result<(), PrepError>) -> Result<(), PrepError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".tmp-")
+        .tempfile_in(folder)
+        .map_err(io(folder, "make a temporary file in it"))?;
+    write(temporary.as_file_mut())?;
+    temporary.as_file().sync_all().map_err(io(path, "write"))?;
+    // Temporary files are private; what a step makes is as public as the shards beside it.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::Permissions::from_mode(0o644);
+        temporary.as_file().set_permissions(mode).map_err(io(path, "set its permissions"))?;
+    }
+    temporary.persist(path).map_err(|e| io(path, "put in place")(e.error))?;
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io(folder, "sync the folder"))
+}
+
+/// Writes pretty JSON with a final newline.
+pub fn put_json(path: &Path, value: &impl Serialize) -> Result<(), PrepError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| PrepError::Record { path: path.display().to_string(), why: format!("cannot be written: {e}") })?;
+    put(path, (text + "\n").as_bytes())
+}
+
+/// Reads a record of a step; none where the file does not exist.
+pub fn get_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PrepError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(path, "read")(e)),
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|e| PrepError::Record { path: path.display().to_string(), why: format!("it is damaged ({e})") })
+}
+
+/// sha256 of a file, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String, PrepError> {
+    let mut file = File::open(path).map_err(io(path, "open"))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(io(path, "read"))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

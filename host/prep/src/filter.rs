@@ -1,0 +1,347 @@
+//! `filter`: shards in, the shards of the kept samples out, byte for byte as they were.
+//!
+//! ```text
+//!  shard k ─ records ─► pure filters (any thread) ─► streaming filters (one, in order) ─► OUT/shard k
+//!                └───────────┴────────────────────────────┴──► rejects, with key and reason
+//! ```
+//! Without streaming filters every shard is a job of its own. With one, shards run in order: reading, decoding and the pure
+//! filters before it run ahead on all threads, and what it remembers is saved with every finished shard.
+
+use std::path::{Path, PathBuf};
+
+use ovhost_data::columns::Compute;
+use ovhost_data::pipeline::{Dropped, FilterChain, FilterStage, Row, Stream, plugin_filter};
+use ovhost_data::record::{RecordOptions, Reject};
+use ovhost_data::rejects::Counters;
+use ovhost_data::shards::{Shard, ShardFile, WrittenShard, write_nv_meta};
+use ovhost_data::{ChatTokenizer, columns};
+use ovhost_plugin::{OnTrap, Plugin};
+use serde_json::{Value, json};
+
+use crate::error::{PrepError, io};
+use crate::files::put;
+use crate::jobs::{Done, Made, MadeFile, Plan, RunOptions, Step, Summary, last_state, run};
+use crate::ordered::ordered;
+
+/// Rows that go through the filters together.
+const CHUNK: usize = 256;
+
+/// What is filtered, and how.
+pub struct FilterSettings {
+    /// Shards, in order.
+    pub inputs: Vec<PathBuf>,
+    /// Filters, in order.
+    pub filters: Vec<Plugin>,
+    /// What a plugin's failure on a row does.
+    pub on_trap: OnTrap,
+    /// Seed that filters see.
+    pub seed: u64,
+    /// For the column `text-tokens`.
+    pub chat: Option<ChatTokenizer>,
+    /// Pictures whose header promises more pixels are rejected.
+    pub max_pixels: u64,
+    /// Energon split of the result.
+    pub split: String,
+    /// Only judge: no shards are written, for the first pass of plugins that count.
+    pub dry: bool,
+    /// Where to put what the streaming filters remember at the end: `NAME.state` for each, by its name.
+    pub save_state: Option<PathBuf>,
+}
+
+/// One input shard.
+struct Input {
+    path: PathBuf,
+    /// Name of its job and of the shard made of it, without `.tar`.
+    name: String,
+    samples: u64,
+    bytes: u64,
+    /// Ordinal of its first sample.
+    first: u64,
+}
+
+struct Filter<'a> {
+    settings: &'a FilterSettings,
+    inputs: Vec<Input>,
+    /// How many of the filters may run ahead, on any thread.
+    ahead: usize,
+    workers: usize,
+}
+
+/// Filters shards.
+///
+/// # Errors
+/// See [`run`]; plugins that want columns that are not there.
+pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Summary, PrepError> {
+    if settings.filters.is_empty() {
+        return Err(PrepError::Option("no filter plugin is named; name at least one".into()));
+    }
+    check_columns(settings)?;
+    let inputs = inputs(&settings.inputs)?;
+    let ahead = settings.filters.iter().position(|p| !p.info().state_pure).unwrap_or(settings.filters.len());
+    let plan = plan(settings, &inputs);
+    let step = Filter { settings, inputs, ahead, workers: options.workers.max(1) };
+    let summary = run(&step, &plan, options)?;
+    if summary.finished
+        && let Some(folder) = &settings.save_state
+    {
+        step.save_final(folder, &options.out, &plan)?;
+    }
+    Ok(summary)
+}
+
+/// Samples of all inputs, for progress bars. Reads the indexes where there are some.
+pub fn count(inputs_: &[PathBuf]) -> Result<u64, PrepError> {
+    Ok(inputs(inputs_)?.iter().map(|i| i.samples).sum())
+}
+
+fn check_columns(settings: &FilterSettings) -> Result<(), PrepError> {
+    let mut offered: Vec<String> = columns::STANDARD.map(String::from).into();
+    if settings.chat.is_none() {
+        offered.retain(|c| c != "text-tokens");
+    }
+    for filter in &settings.filters {
+        let names: Vec<&str> = offered.iter().map(String::as_str).collect();
+        filter.check_columns(&names).map_err(ovhost_data::DataError::from)?;
+        offered.extend(filter.info().writes.iter().cloned());
+    }
+    Ok(())
+}
+
+fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, PrepError> {
+    let mut out: Vec<Input> = Vec::with_capacity(paths.len());
+    let mut first = 0;
+    for (i, path) in paths.iter().enumerate() {
+        let bytes = std::fs::metadata(path).map_err(io(path, "open the shard"))?.len();
+        let samples = Shard::open_damaged(path)?.len() as u64;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // Shards of two folders may bear one name.
+        let name = if out.iter().any(|o| o.name == stem) { format!("{stem}-{i:06}") } else { stem };
+        out.push(Input { path: path.clone(), name, samples, bytes, first });
+        first += samples;
+    }
+    Ok(out)
+}
+
+fn plan(settings: &FilterSettings, inputs: &[Input]) -> Plan {
+    let filters: Vec<Value> = settings
+        .filters
+        .iter()
+        .map(|p| {
+            let i = p.info();
+            let assets: Vec<Value> = i.assets.iter().map(|a| json!({ "name": a.name, "sha256": a.sha256 })).collect();
+            json!({ "name": i.name, "plugin": i.plugin_name, "version": i.version, "entry": i.entry, "sha256": i.sha256,
+                    "config": i.resolved_config, "assets": assets })
+        })
+        .collect();
+    let shards: Vec<Value> =
+        inputs.iter().map(|i| json!({ "name": i.name, "samples": i.samples, "bytes": i.bytes })).collect();
+    let settings = json!({
+        "filters": filters, "seed": settings.seed, "on_plugin_failure": settings.on_trap, "split": settings.split,
+        "tokenizer": settings.chat.as_ref().map(|c| c.fingerprint().to_owned()), "max_image_pixels": settings.max_pixels,
+        "dry": settings.dry, "inputs": shards,
+    });
+    Plan { step: "filter", settings, jobs: inputs.iter().map(|i| i.name.clone()).collect() }
+}
+
+/// The threads' chains, and the one of the streaming filters.
+struct Chains {
+    ahead: Vec<FilterChain>,
+    behind: FilterChain,
+}
+
+/// A chunk after the filters that run ahead.
+struct Judged {
+    rows: Vec<Row>,
+    rejects: Vec<(usize, Dropped)>,
+    read: u64,
+}
+
+impl Filter<'_> {
+    fn stream(&self) -> Stream<'_> {
+        let compute = Compute { chat: self.settings.chat.as_ref(), max_pixels: self.settings.max_pixels };
+        Stream { seed: self.settings.seed, rank: 0, compute }
+    }
+
+    fn chain(&self, plugins: &[Plugin]) -> Result<FilterChain, PrepError> {
+        let stages: Result<Vec<Box<dyn FilterStage>>, _> =
+            plugins.iter().map(|p| plugin_filter(p, self.settings.on_trap)).collect();
+        Ok(FilterChain::new(stages?))
+    }
+
+    /// Rows `from..to` of a shard through the filters that run ahead.
+    fn chunk(
+        &self,
+        shard: &Shard,
+        first: u64,
+        chain: &mut FilterChain,
+        from: usize,
+        to: usize,
+    ) -> Result<Judged, PrepError> {
+        let options = RecordOptions { max_pixels: self.settings.max_pixels };
+        let (mut rows, mut rejects) = (Vec::with_capacity(to - from), Vec::new());
+        for index in from..to {
+            match shard.record(index, &options) {
+                Ok(record) => rows.push(Row { at: index, ordinal: first + index as u64, record, added: Vec::new() }),
+                Err(reject) => rejects.push((index, Dropped::Reject(reject))),
+            }
+        }
+        let stream = self.stream();
+        let mut rows = chain.run(rows, &stream, |at, dropped| rejects.push((at, dropped)))?;
+        // What costs work is made here, on this thread, and not where the streaming filters wait for it.
+        for plugin in &self.settings.filters[self.ahead..] {
+            for (name, _) in plugin.info().reads.iter().filter(|(name, _)| columns::COSTLY.contains(&name.as_str())) {
+                columns::precompute(&mut rows, name, stream.compute);
+            }
+        }
+        Ok(Judged { rows, rejects, read: (to - from) as u64 })
+    }
+
+    fn save_final(&self, folder: &Path, out: &Path, plan: &Plan) -> Result<(), PrepError> {
+        std::fs::create_dir_all(folder).map_err(io(folder, "make the folder"))?;
+        let bytes = last_state(plan, out)?;
+        let states = split_states(&bytes)?;
+        for (plugin, state) in self.settings.filters[self.ahead..].iter().filter(|p| !p.info().state_pure).zip(states) {
+            put(&folder.join(format!("{}.state", plugin.info().name)), state)?;
+        }
+        Ok(())
+    }
+}
+
+impl Step for Filter<'_> {
+    type Worker = Chains;
+
+    fn worker(&self) -> Result<Chains, PrepError> {
+        let (ahead, behind) = self.settings.filters.split_at(self.ahead);
+        let threads = if self.in_order() { self.workers } else { 1 };
+        let ahead = (0..threads).map(|_| self.chain(ahead)).collect::<Result<_, _>>()?;
+        Ok(Chains { ahead, behind: self.chain(behind)? })
+    }
+
+    fn in_order(&self) -> bool {
+        self.ahead < self.settings.filters.len()
+    }
+
+    fn save(&self, chains: &mut Chains) -> Result<Vec<u8>, PrepError> {
+        let mut state = Vec::new();
+        for stage in chains.behind.stages().filter(|s| s.is_streaming()) {
+            let bytes = stage.save()?;
+            state.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            state.extend_from_slice(&bytes);
+        }
+        Ok(state)
+    }
+
+    fn restore(&self, chains: &mut Chains, state: &[u8]) -> Result<(), PrepError> {
+        let states = split_states(state)?;
+        let streaming = chains.behind.stages().filter(|s| s.is_streaming());
+        for (stage, state) in streaming.zip(states) {
+            stage.restore(state)?;
+        }
+        Ok(())
+    }
+
+    fn job(
+        &self,
+        chains: &mut Chains,
+        index: usize,
+        out: &Path,
+        tick: &(dyn Fn(u64) -> Result<(), PrepError> + Sync),
+    ) -> Result<Made, PrepError> {
+        let input = &self.inputs[index];
+        let shard = Shard::open_damaged(&input.path)?;
+        let mut made = Made { counts: Counters { read: shard.len() as u64, ..Counters::default() }, ..Made::default() };
+        if shard.len() as u64 != input.samples {
+            return Err(PrepError::Option(format!(
+                "{} has {} samples now and had {} when the step was planned; do not change shards under a running step",
+                input.path.display(),
+                shard.len(),
+                input.samples
+            )));
+        }
+        let name = format!("{}.tar", input.name);
+        let mut file = if self.settings.dry { None } else { Some(ShardFile::create(out.join(&name))?) };
+        let Chains { ahead, behind } = chains;
+        let stream = self.stream();
+        let chunks = shard.len().div_ceil(CHUNK);
+        let make = |chain: &mut FilterChain, i: usize| {
+            self.chunk(&shard, input.first, chain, i * CHUNK, shard.len().min((i + 1) * CHUNK))
+        };
+        let mut take = |judged: Judged| -> Result<(), PrepError> {
+            let Judged { rows, mut rejects, read } = judged;
+            tick(read)?;
+            let kept = behind.run(rows, &stream, |at, dropped| rejects.push((at, dropped)))?;
+            for row in &kept {
+                made.counts.samples += 1;
+                made.counts.images += row.record.media.len() as u64;
+                if let Some(file) = &mut file {
+                    write(file, &shard, row.at)?;
+                }
+            }
+            rejects.sort_by_key(|(at, _)| *at);
+            for (_, dropped) in rejects {
+                made.rejects.push(count_drop(&mut made.counts, dropped));
+            }
+            Ok(())
+        };
+        if ahead.len() > 1 {
+            ordered(ahead, chunks, make, take)?;
+        } else if let [chain] = &mut ahead[..] {
+            for i in 0..chunks {
+                take(make(chain, i)?)?;
+            }
+        }
+        if let Some(damage) = shard.damage_reject() {
+            made.counts.read += 1;
+            made.rejects.push(count_drop(&mut made.counts, Dropped::Reject(damage)));
+        }
+        if let Some(mut file) = file.filter(|f| f.samples() > 0) {
+            file.close()?;
+            made.files.push(MadeFile { name, ..MadeFile::of(&file.temporary(), "", file.samples())? });
+            file.publish()?;
+        }
+        Ok(made)
+    }
+
+    fn finish(&self, out: &Path, done: &[Done]) -> Result<(), PrepError> {
+        if self.settings.dry {
+            return Ok(());
+        }
+        let written = |f: &MadeFile| WrittenShard { path: out.join(&f.name), samples: f.samples, bytes: f.bytes };
+        let shards: Vec<WrittenShard> = done.iter().flat_map(|d| &d.files).map(written).collect();
+        Ok(write_nv_meta(out, &self.settings.split, &shards)?)
+    }
+}
+
+/// States as they are put end to end: a length (u64, little-endian) before each.
+fn split_states(mut bytes: &[u8]) -> Result<Vec<&[u8]>, PrepError> {
+    let damaged = || PrepError::Record { path: "the saved state".into(), why: "it is cut short".into() };
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let (head, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*head)).map_err(|_| damaged())?;
+        let (state, rest) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        out.push(state);
+        bytes = rest;
+    }
+    Ok(out)
+}
+
+/// Copies a sample as it is. It was read before, so what fails now is the disk.
+fn write(file: &mut ShardFile, shard: &Shard, index: usize) -> Result<(), PrepError> {
+    let raw = shard.read(index)?;
+    let parts: Vec<(&str, &[u8])> = raw.parts.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    Ok(file.write(&raw.key, &parts)?)
+}
+
+fn count_drop(counts: &mut Counters, dropped: Dropped) -> Reject {
+    match dropped {
+        Dropped::Filtered(reject) => {
+            *counts.filtered.entry(reject.reason.clone()).or_default() += 1;
+            reject
+        }
+        Dropped::Reject(reject) => {
+            *counts.rejected.entry(reject.stage.to_owned()).or_default() += 1;
+            reject
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Offline steps over shards: each a plan of independent jobs whose results are committed one by one.
+//!
+//! ```text
+//!  shards ─ plan (settings, jobs) ─► job 0 … job n, on any number of threads and machines ─► finish
+//!                                     └ OUT/.ovhost/STEP/jobs/NAME.json: done, with counts and hashes
+//! ```
+//! * A job depends on nothing but the inputs, the settings and its own number, so the output is the same, byte for byte, for
+//!   any number of workers, for any split over machines, and after any number of kills.
+//! * A step that is run again skips what is done; with other settings it is refused.
+//! * Every sample read is kept, filtered or rejected: the counts of every job say so and `rejects.jsonl` lists the others.
+
+mod error;
+mod files;
+pub mod filter;
+pub mod jobs;
+mod ordered;
+
+pub use error::PrepError;
+pub use filter::{FilterSettings, filter};
+pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary};

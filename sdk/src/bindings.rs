@@ -3,8 +3,8 @@
 /// The contract that these bindings were generated from, verbatim.
 pub const WIT: &str = r##"/// The contract between ovhost and its plugins, and the only one.
 ///
-/// A plugin is a WebAssembly component that exports `lifecycle` and one of `filter`, `packer`, `prompt`, `metric`,
-/// and imports `log` and nothing else. It is a pure function of its configuration, its assets and the batches that
+/// A plugin is a WebAssembly component that exports `lifecycle` and one of `filter`, `packer`, `prompt`, `metric` (a
+/// filter that remembers rows: `filter-state` too), and imports `log` and nothing else. It is a pure function of its configuration, its assets and the batches that
 /// it is given: no clock, no files, no network, no randomness but `call-ctx.run-seed`.
 ///
 /// Evolution: records, variants and enums below are CLOSED; changing one is a new major version. What must stay open
@@ -92,7 +92,8 @@ interface lifecycle {
   enum state-model {
     /// Rows are independent (or, for metrics, state merges): the host may run many instances.
     pure,
-    /// Calls build on one another: one instance per stream, saved and restored with checkpoints.
+    /// Calls build on one another: one instance per stream, saved and restored. Packers are; a filter may be, if the
+    /// component exports `filter-state`.
     streaming,
   }
 
@@ -148,6 +149,19 @@ interface filter {
   }
 
   process: func(ctx: call-ctx, batch: batch) -> result<decisions, plugin-error>;
+}
+
+/// What a filter remembers between rows (which it has seen, how many). Optional: a component exports it beside `filter`
+/// when one of its entries or more are `streaming`, and only those are asked. Such a filter sees the rows of a stream in
+/// order, in one instance, and decides the same however they are cut into batches. Where a call fails the state is lost.
+interface filter-state {
+  use types.{plugin-error};
+
+  /// The state as bytes: equal for equal state. A plugin of two passes may take them as an asset of its second.
+  save: func() -> result<list<u8>, plugin-error>;
+
+  /// In an instance that has seen no row: continues exactly from what `save` gave, or says why it cannot.
+  restore: func(state: list<u8>) -> result<_, plugin-error>;
 }
 
 /// Groups samples into bins of bounded size ("packs"). Streaming: what is pushed comes back in this or a later answer.
@@ -249,6 +263,8 @@ interface metric {
 }
 
 world filter-plugin { import log; export lifecycle; export filter; }
+/// A filter that remembers rows.
+world stateful-filter-plugin { import log; export lifecycle; export filter; export filter-state; }
 world packer-plugin { import log; export lifecycle; export packer; }
 world prompt-plugin { import log; export lifecycle; export prompt; }
 world metric-plugin { import log; export lifecycle; export metric; }
@@ -612,7 +628,8 @@ pub mod exports {
         pub enum StateModel {
           /// Rows are independent (or, for metrics, state merges): the host may run many instances.
           Pure,
-          /// Calls build on one another: one instance per stream, saved and restored with checkpoints.
+          /// Calls build on one another: one instance per stream, saved and restored. Packers are; a filter may be, if the
+          /// component exports `filter-state`.
           Streaming,
         }
         impl ::core::fmt::Debug for StateModel {
@@ -1661,6 +1678,194 @@ pub mod exports {
       #[cfg_attr(target_pointer_width="32", repr(align(4)))]
       struct _RetArea([::core::mem::MaybeUninit::<u8>; 11*::core::mem::size_of::<*const u8>()]);
       static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 11*::core::mem::size_of::<*const u8>()]);
+
+    }
+
+    /// What a filter remembers between rows (which it has seen, how many). Optional: a component exports it beside `filter`
+    /// when one of its entries or more are `streaming`, and only those are asked. Such a filter sees the rows of a stream in
+    /// order, in one instance, and decides the same however they are cut into batches. Where a call fails the state is lost.
+    #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+    pub mod filter_state {
+      #[used]
+      #[doc(hidden)]
+      static __FORCE_SECTION_REF: fn() =
+      super::super::super::super::__link_custom_section_describing_imports;
+      
+      use super::super::super::super::_rt;
+      pub type PluginError = super::super::super::super::ovhost::plugin::types::PluginError;
+      #[doc(hidden)]
+      #[allow(non_snake_case, unused_unsafe)]
+      pub unsafe fn _export_save_cabi<T_: Guest>() -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+      _rt::run_ctors_once();let result0 = {
+        T_::save()
+      };
+      let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
+      match result0 {
+        Ok(e) => { {
+          *ptr1.add(0).cast::<u8>() = (0i32) as u8;
+          let vec2 = <_ as Into<_rt::Vec<_>>>::into(e).into_boxed_slice();
+          let ptr2 = vec2.as_ptr().cast::<u8>();
+          let len2 = vec2.len();
+          ::core::mem::forget(vec2);
+          *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>() = len2;
+          *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr2.cast_mut();
+        } },
+        Err(e) => { {
+          *ptr1.add(0).cast::<u8>() = (1i32) as u8;
+          let super::super::super::super::ovhost::plugin::types::PluginError{ kind:kind3, message:message3, detail:detail3, } = e;
+          *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (kind3.clone() as i32) as u8;
+          let vec4 = (message3.into_bytes()).into_boxed_slice();
+          let ptr4 = vec4.as_ptr().cast::<u8>();
+          let len4 = vec4.len();
+          ::core::mem::forget(vec4);
+          *ptr1.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+          *ptr1.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+          match detail3 {
+            Some(e) => {
+              *ptr1.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec5 = (e.into_bytes()).into_boxed_slice();
+              let ptr5 = vec5.as_ptr().cast::<u8>();
+              let len5 = vec5.len();
+              ::core::mem::forget(vec5);
+              *ptr1.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+              *ptr1.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+            },
+            None => {
+              {
+                *ptr1.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };} },
+        };ptr1
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case)]
+      pub unsafe fn __post_return_save<T_: Guest>(arg0: *mut u8,) { unsafe {
+        let l0 = i32::from(*arg0.add(0).cast::<u8>());
+        match l0 {
+          0 => {
+            let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l2 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            let base3 = l1;
+            let len3 = l2;
+            _rt::cabi_dealloc(base3, len3 * 1, 1);
+          },
+          _ => {
+            let l4 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l5 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l4, l5, 1);
+            let l6 = i32::from(*arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l6 {
+              0 => (),
+              _ => {
+                let l7 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l8 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l7, l8, 1);
+              },
+            }
+          },
+        }
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case, unused_unsafe)]
+      pub unsafe fn _export_restore_cabi<T_: Guest>(arg0: *mut u8,arg1: usize,) -> *mut u8 { unsafe {#[cfg(target_arch="wasm32")]
+      _rt::run_ctors_once();let result1 = {
+        let len0 = arg1;
+        T_::restore(<_ as From<_rt::Vec<_>>>::from(_rt::Vec::from_raw_parts(arg0.cast(), len0, len0)))
+      };
+      let ptr2 = (&raw mut _RET_AREA.0).cast::<u8>();
+      match result1 {
+        Ok(_) => { {
+          *ptr2.add(0).cast::<u8>() = (0i32) as u8;
+        } },
+        Err(e) => { {
+          *ptr2.add(0).cast::<u8>() = (1i32) as u8;
+          let super::super::super::super::ovhost::plugin::types::PluginError{ kind:kind3, message:message3, detail:detail3, } = e;
+          *ptr2.add(::core::mem::size_of::<*const u8>()).cast::<u8>() = (kind3.clone() as i32) as u8;
+          let vec4 = (message3.into_bytes()).into_boxed_slice();
+          let ptr4 = vec4.as_ptr().cast::<u8>();
+          let len4 = vec4.len();
+          ::core::mem::forget(vec4);
+          *ptr2.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+          *ptr2.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4.cast_mut();
+          match detail3 {
+            Some(e) => {
+              *ptr2.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (1i32) as u8;
+              let vec5 = (e.into_bytes()).into_boxed_slice();
+              let ptr5 = vec5.as_ptr().cast::<u8>();
+              let len5 = vec5.len();
+              ::core::mem::forget(vec5);
+              *ptr2.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+              *ptr2.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr5.cast_mut();
+            },
+            None => {
+              {
+                *ptr2.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>() = (0i32) as u8;
+              }
+            },
+          };} },
+        };ptr2
+      } }
+      #[doc(hidden)]
+      #[allow(non_snake_case)]
+      pub unsafe fn __post_return_restore<T_: Guest>(arg0: *mut u8,) { unsafe {
+        let l0 = i32::from(*arg0.add(0).cast::<u8>());
+        match l0 {
+          0 => (),
+          _ => {
+            let l1 = *arg0.add(2*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+            let l2 = *arg0.add(3*::core::mem::size_of::<*const u8>()).cast::<usize>();
+            _rt::cabi_dealloc(l1, l2, 1);
+            let l3 = i32::from(*arg0.add(4*::core::mem::size_of::<*const u8>()).cast::<u8>());
+            match l3 {
+              0 => (),
+              _ => {
+                let l4 = *arg0.add(5*::core::mem::size_of::<*const u8>()).cast::<*mut u8>();
+                let l5 = *arg0.add(6*::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l4, l5, 1);
+              },
+            }
+          },
+        }
+      } }
+      pub trait Guest {
+        /// The state as bytes: equal for equal state. A plugin of two passes may take them as an asset of its second.
+        #[allow(async_fn_in_trait)]
+        fn save() -> ::core::result::Result<_rt::Vec::<u8>,PluginError>;
+        /// In an instance that has seen no row: continues exactly from what `save` gave, or says why it cannot.
+        #[allow(async_fn_in_trait)]
+        fn restore(state: _rt::Vec::<u8>,) -> ::core::result::Result<(),PluginError>;
+      }
+      #[doc(hidden)]
+      #[macro_export]
+      macro_rules! __export_ovhost_plugin_filter_state_0_1_0_cabi{
+        ($ty:ident with_types_in $($path_to_types:tt)*) => (const _: () = {
+
+          #[unsafe(export_name = "ovhost:plugin/filter-state@0.1.0#save")]
+          unsafe extern "C" fn export_save() -> *mut u8 {
+            unsafe { $($path_to_types)*::_export_save_cabi::<$ty>() }
+          }
+          #[unsafe(export_name = "cabi_post_ovhost:plugin/filter-state@0.1.0#save")]
+          unsafe extern "C" fn _post_return_save(arg0: *mut u8,) {
+            unsafe { $($path_to_types)*::__post_return_save::<$ty>(arg0) }
+          }
+          #[unsafe(export_name = "ovhost:plugin/filter-state@0.1.0#restore")]
+          unsafe extern "C" fn export_restore(arg0: *mut u8,arg1: usize,) -> *mut u8 {
+            unsafe { $($path_to_types)*::_export_restore_cabi::<$ty>(arg0, arg1) }
+          }
+          #[unsafe(export_name = "cabi_post_ovhost:plugin/filter-state@0.1.0#restore")]
+          unsafe extern "C" fn _post_return_restore(arg0: *mut u8,) {
+            unsafe { $($path_to_types)*::__post_return_restore::<$ty>(arg0) }
+          }
+        };);
+      }
+      #[doc(hidden)]
+      pub use __export_ovhost_plugin_filter_state_0_1_0_cabi;
+
+      #[cfg_attr(target_pointer_width="64", repr(align(8)))]
+      #[cfg_attr(target_pointer_width="32", repr(align(4)))]
+      struct _RetArea([::core::mem::MaybeUninit::<u8>; 7*::core::mem::size_of::<*const u8>()]);
+      static mut _RET_AREA: _RetArea = _RetArea([::core::mem::MaybeUninit::uninit(); 7*::core::mem::size_of::<*const u8>()]);
 
     }
 
@@ -4923,6 +5128,66 @@ reasons\x0c\x03add\x0d\x06errors\x0e\x04\0\x09decisions\x03\0\x0f\x01j\x01\x10\x
 host:plugin/filter@0.1.0\x05\x09\x04\0!ovhost:plugin/filter-plugin@0.1.0\x04\0\x0b\
 \x13\x01\0\x0dfilter-plugin\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dw\
 it-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+        };
+    };
+}
+
+/// Exports `$ty` as a component of the world `stateful-filter-plugin`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_stateful_filter_world {
+    ($ty:ident with_types_in $($path:tt)*) => {
+        $($path)*::exports::ovhost::plugin::lifecycle::__export_ovhost_plugin_lifecycle_0_1_0_cabi!(
+            $ty with_types_in $($path)*::exports::ovhost::plugin::lifecycle);
+        $($path)*::exports::ovhost::plugin::filter::__export_ovhost_plugin_filter_0_1_0_cabi!(
+            $ty with_types_in $($path)*::exports::ovhost::plugin::filter);
+        $($path)*::exports::ovhost::plugin::filter_state::__export_ovhost_plugin_filter_state_0_1_0_cabi!(
+            $ty with_types_in $($path)*::exports::ovhost::plugin::filter_state);
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            #[unsafe(link_section = "component-type:wit-bindgen:0.61.1:ovhost:plugin@0.1.0:stateful-filter-plugin:imports and exports")]
+    #[doc(hidden)]
+    #[allow(clippy::octal_escapes)]
+    pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1683] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x86\x0c\x01A\x02\x01\
+A\x10\x01B\x06\x01m\x05\x05trace\x05debug\x04info\x04warn\x05error\x04\0\x05leve\
+l\x03\0\0\x01o\x02ss\x01p\x02\x01@\x03\x05level\x01\x07messages\x06fields\x03\x01\
+\0\x04\0\x03log\x01\x04\x03\0\x17ovhost:plugin/log@0.1.0\x05\0\x01B\x1e\x01r\x04\
+\x08run-seedw\x05shardy\x0bbatch-indexw\x09first-roww\x04\0\x08call-ctx\x03\0\0\x01\
+py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\0\x09ragged-u8\x03\0\x04\x01r\x02\
+\x07offsets\x02\x04data\x02\x04\0\x0aragged-u32\x03\0\x06\x01pv\x01r\x02\x07offs\
+ets\x02\x04data\x08\x04\0\x0aragged-f32\x03\0\x09\x01px\x01pu\x01q\x09\x03u8s\x01\
+\x03\0\x04u32s\x01\x02\0\x04s64s\x01\x0b\0\x04f32s\x01\x08\0\x04f64s\x01\x0c\0\x04\
+utf8\x01\x05\0\x05bytes\x01\x05\0\x09u32-lists\x01\x07\0\x09f32-lists\x01\x0a\0\x04\
+\0\x0bcolumn-data\x03\0\x0d\x01k\x03\x01r\x03\x04names\x04data\x0e\x05valid\x0f\x04\
+\0\x06column\x03\0\x10\x01p\x11\x01r\x02\x04rowsy\x07columns\x12\x04\0\x05batch\x03\
+\0\x13\x01m\x04\x0abad-config\x09bad-input\x0bunsupported\x08internal\x04\0\x0ae\
+rror-kind\x03\0\x15\x01ks\x01r\x03\x04kind\x16\x07messages\x06detail\x17\x04\0\x0c\
+plugin-error\x03\0\x18\x01r\x02\x03rowy\x07messages\x04\0\x09row-error\x03\0\x1a\
+\x01r\x03\x04paths\x07messages\x05fatal\x7f\x04\0\x0adiagnostic\x03\0\x1c\x03\0\x19\
+ovhost:plugin/types@0.1.0\x05\x01\x02\x03\0\x01\x0adiagnostic\x01B\x17\x02\x03\x02\
+\x01\x02\x04\0\x0adiagnostic\x03\0\0\x01m\x02\x04pure\x09streaming\x04\0\x0bstat\
+e-model\x03\0\x02\x01r\x02\x04names\x08required\x7f\x04\0\x0bcolumn-need\x03\0\x04\
+\x01p\x05\x01ps\x01r\x08\x04names\x07summarys\x0dconfig-schemas\x05reads\x06\x06\
+writes\x07\x06assets\x07\x05state\x03\x0bprefer-rowsy\x04\0\x05entry\x03\0\x08\x01\
+p\x09\x01r\x05\x04names\x07versions\x07licenses\x08homepages\x07entries\x0a\x04\0\
+\x0bdescription\x03\0\x0b\x01p}\x01r\x02\x04names\x04data\x0d\x04\0\x05asset\x03\
+\0\x0e\x01@\0\0\x0c\x04\0\x08describe\x01\x10\x01p\x0f\x01p\x01\x01j\x01s\x01\x12\
+\x01@\x03\x05entrys\x06configs\x06assets\x11\0\x13\x04\0\x04init\x01\x14\x04\0\x1d\
+ovhost:plugin/lifecycle@0.1.0\x05\x03\x02\x03\0\x01\x08call-ctx\x02\x03\0\x01\x05\
+batch\x02\x03\0\x01\x06column\x02\x03\0\x01\x09row-error\x02\x03\0\x01\x0cplugin\
+-error\x01B\x14\x02\x03\x02\x01\x04\x04\0\x08call-ctx\x03\0\0\x02\x03\x02\x01\x05\
+\x04\0\x05batch\x03\0\x02\x02\x03\x02\x01\x06\x04\0\x06column\x03\0\x04\x02\x03\x02\
+\x01\x07\x04\0\x09row-error\x03\0\x06\x02\x03\x02\x01\x08\x04\0\x0cplugin-error\x03\
+\0\x08\x01p}\x01p{\x01ps\x01p\x05\x01p\x07\x01r\x05\x04keep\x0a\x06reason\x0b\x07\
+reasons\x0c\x03add\x0d\x06errors\x0e\x04\0\x09decisions\x03\0\x0f\x01j\x01\x10\x01\
+\x09\x01@\x02\x03ctx\x01\x05batch\x03\0\x11\x04\0\x07process\x01\x12\x04\0\x1aov\
+host:plugin/filter@0.1.0\x05\x09\x01B\x09\x02\x03\x02\x01\x08\x04\0\x0cplugin-er\
+ror\x03\0\0\x01p}\x01j\x01\x02\x01\x01\x01@\0\0\x03\x04\0\x04save\x01\x04\x01j\0\
+\x01\x01\x01@\x01\x05state\x02\0\x05\x04\0\x07restore\x01\x06\x04\0\x20ovhost:pl\
+ugin/filter-state@0.1.0\x05\x0a\x04\0*ovhost:plugin/stateful-filter-plugin@0.1.0\
+\x04\0\x0b\x1c\x01\0\x16stateful-filter-plugin\x03\0\0\0G\x09producers\x01\x0cpr\
+ocessed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
         };
     };
 }

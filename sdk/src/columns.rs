@@ -4,7 +4,7 @@
 //! with a clear message, lets tests build columns out of JSON, and lets an added column have its type even when no row
 //! of a batch set a value.
 
-use crate::bindings::ovhost::plugin::types::{Column, ColumnData, RaggedU8};
+use crate::bindings::ovhost::plugin::types::{Column, ColumnData, RaggedU8, RaggedU32};
 
 /// Type of a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,11 @@ impl Need {
         Self::new(name, ColumnType::Utf8)
     }
 
+    /// A required column of byte strings.
+    pub const fn bytes(name: &'static str) -> Self {
+        Self::new(name, ColumnType::Bytes)
+    }
+
     /// A required column of `u32`.
     pub const fn u32s(name: &'static str) -> Self {
         Self::new(name, ColumnType::U32)
@@ -99,7 +104,7 @@ impl Need {
     }
 }
 
-/// A column that a plugin adds: its name and the type of its values (no lists).
+/// A column that a plugin adds: its name and the type of its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
     /// Name of the column.
@@ -123,6 +128,8 @@ pub enum WriteType {
     F64,
     /// Text.
     Utf8,
+    /// A list of 32-bit unsigned integers per row.
+    U32List,
 }
 
 impl Write {
@@ -155,6 +162,11 @@ impl Write {
     pub const fn utf8(name: &'static str) -> Self {
         Self { name, ty: WriteType::Utf8 }
     }
+
+    /// A column of lists of `u32`.
+    pub const fn u32_lists(name: &'static str) -> Self {
+        Self { name, ty: WriteType::U32List }
+    }
 }
 
 /// One value of an added column.
@@ -172,6 +184,8 @@ pub enum Value {
     F64(f64),
     /// For a column declared with [`Write::utf8`].
     Utf8(String),
+    /// For a column declared with [`Write::u32_lists`].
+    U32List(Vec<u32>),
 }
 
 macro_rules! value_from {
@@ -183,7 +197,10 @@ macro_rules! value_from {
         })+
     };
 }
-value_from!(bool => U8, u8 => U8, u32 => U32, i64 => S64, f32 => F32, f64 => F64, String => Utf8, &str => Utf8);
+value_from!(
+    bool => U8, u8 => U8, u32 => U32, i64 => S64, f32 => F32, f64 => F64, String => Utf8, &str => Utf8,
+    Vec<u32> => U32List, &[u32] => U32List
+);
 
 /// An added column while its rows are being judged.
 pub(crate) struct Growing {
@@ -201,6 +218,7 @@ impl Growing {
             WriteType::F32 => ColumnData::F32s(Vec::with_capacity(rows)),
             WriteType::F64 => ColumnData::F64s(Vec::with_capacity(rows)),
             WriteType::Utf8 => ColumnData::Utf8(RaggedU8 { offsets: vec![0], data: Vec::new() }),
+            WriteType::U32List => ColumnData::U32Lists(RaggedU32 { offsets: vec![0], data: Vec::new() }),
         };
         Self { name: write.name, data, valid: Vec::with_capacity(rows) }
     }
@@ -222,6 +240,12 @@ impl Growing {
             (ColumnData::Utf8(out), v) if matches!(v, None | Some(Value::Utf8(_))) => {
                 if let Some(Value::Utf8(text)) = v {
                     out.data.extend_from_slice(text.as_bytes());
+                }
+                out.offsets.push(out.data.len() as u32);
+            }
+            (ColumnData::U32Lists(out), v) if matches!(v, None | Some(Value::U32List(_))) => {
+                if let Some(Value::U32List(list)) = v {
+                    out.data.extend_from_slice(&list);
                 }
                 out.offsets.push(out.data.len() as u32);
             }

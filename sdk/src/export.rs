@@ -9,19 +9,42 @@
 macro_rules! export_filter {
     ($($plugin:ty),+ $(,)?) => {
         $crate::__export!(@checks Filter, $($plugin),+);
+        $($crate::__export!(@pure $plugin);)+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             struct Component;
-            $crate::__export!(@lifecycle Component, filter, $($plugin),+);
-            impl $crate::__private::filter::Guest for Component {
-                fn process(
-                    ctx: $crate::__private::CallCtx,
-                    batch: $crate::__private::Batch,
-                ) -> Result<$crate::__private::filter::Decisions, $crate::PluginError> {
-                    $crate::__private::with_filter(|plugin| plugin.process(&ctx, &batch))
+            $crate::__export!(@lifecycle Component; $(filter $plugin),+);
+            $crate::__export!(@process Component);
+            $crate::__export_filter_world!(Component with_types_in $crate::bindings);
+        };
+    };
+}
+
+/// Exports one or several [`StatefulFilter`](crate::StatefulFilter)s as a component:
+/// `export_stateful_filter!(MyFilter);`. Filters without state that belong with them, such as the second pass of a plugin
+/// of two, follow after a semicolon: `export_stateful_filter!(Collect; Drop);`
+#[macro_export]
+macro_rules! export_stateful_filter {
+    ($($plugin:ty),+ $(,)? $(; $($pure:ty),+ $(,)?)?) => {
+        $crate::__export!(@checks StatefulFilter, $($plugin),+);
+        $(
+            $crate::__export!(@checks Filter, $($pure),+);
+            $($crate::__export!(@pure $pure);)+
+        )?
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Component;
+            $crate::__export!(@lifecycle Component; $(stateful_filter $plugin),+ $(, $(filter $pure),+)?);
+            $crate::__export!(@process Component);
+            impl $crate::__private::filter_state::Guest for Component {
+                fn save() -> Result<Vec<u8>, $crate::PluginError> {
+                    $crate::__private::with_filter(|plugin| plugin.save())
+                }
+                fn restore(state: Vec<u8>) -> Result<(), $crate::PluginError> {
+                    $crate::__private::with_filter(|plugin| plugin.restore(&state))
                 }
             }
-            $crate::__export_filter_world!(Component with_types_in $crate::bindings);
+            $crate::__export_stateful_filter_world!(Component with_types_in $crate::bindings);
         };
     };
 }
@@ -34,7 +57,7 @@ macro_rules! export_packer {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             struct Component;
-            $crate::__export!(@lifecycle Component, packer, $($plugin),+);
+            $crate::__export!(@lifecycle Component; $(packer $plugin),+);
             impl $crate::__private::packer::Guest for Component {
                 fn start(limits: $crate::Limits) -> Result<(), $crate::PluginError> {
                     $crate::__private::with_packer(|plugin| plugin.start(limits))
@@ -68,7 +91,7 @@ macro_rules! export_prompt {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             struct Component;
-            $crate::__export!(@lifecycle Component, prompt, $($plugin),+);
+            $crate::__export!(@lifecycle Component; $(prompt $plugin),+);
             impl $crate::__private::prompt::Guest for Component {
                 fn special_tokens() -> Vec<String> {
                     $crate::__private::with_prompt(|plugin| plugin.special_tokens())
@@ -97,7 +120,7 @@ macro_rules! export_metric {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             struct Component;
-            $crate::__export!(@lifecycle Component, metric, $($plugin),+);
+            $crate::__export!(@lifecycle Component; $(metric $plugin),+);
             impl $crate::__private::metric::Guest for Component {
                 fn outputs() -> Vec<$crate::MetricInfo> {
                     $crate::__private::with_metric(|plugin| plugin.outputs())
@@ -132,7 +155,7 @@ macro_rules! export_metric {
     };
 }
 
-/// What the four macros share.
+/// What the macros share.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
@@ -142,7 +165,23 @@ macro_rules! __export {
             $(check::<$plugin>();)+
         };
     };
-    (@lifecycle $component:ident, $kind:ident, $($plugin:ty),+) => {
+    (@pure $plugin:ty) => {
+        const _: () = assert!(
+            !<$plugin as $crate::Plugin>::STREAMING,
+            "a filter with state implements StatefulFilter and is exported by export_stateful_filter!"
+        );
+    };
+    (@process $component:ident) => {
+        impl $crate::__private::filter::Guest for $component {
+            fn process(
+                ctx: $crate::__private::CallCtx,
+                batch: $crate::__private::Batch,
+            ) -> Result<$crate::__private::filter::Decisions, $crate::PluginError> {
+                $crate::__private::with_filter(|plugin| plugin.process(&ctx, &batch))
+            }
+        }
+    };
+    (@lifecycle $component:ident; $($kind:ident $plugin:ty),+) => {
         impl $crate::__private::lifecycle::Guest for $component {
             fn describe() -> $crate::__private::lifecycle::Description {
                 $crate::__private::prepare();
@@ -177,19 +216,51 @@ macro_rules! __export {
 pub mod private {
     use std::cell::RefCell;
 
-    pub use crate::bindings::exports::ovhost::plugin::{filter, lifecycle, metric, packer, prompt};
+    pub use crate::bindings::exports::ovhost::plugin::{filter, filter_state, lifecycle, metric, packer, prompt};
     pub use crate::bindings::ovhost::plugin::types::{Batch, CallCtx, Diagnostic};
     use crate::plugin::make;
-    use crate::{Filter, Limits, Metric, MetricInfo, MetricValue, Mode, Packer, PluginError, Prompt};
+    use crate::{
+        ErrorKind, Filter, Limits, Metric, MetricInfo, MetricValue, Mode, Packer, PluginError, Prompt, StatefulFilter,
+    };
 
     /// A filter of any type.
     pub trait AnyFilter {
         fn process(&mut self, call: &CallCtx, batch: &Batch) -> Result<filter::Decisions, PluginError>;
+        fn save(&self) -> Result<Vec<u8>, PluginError>;
+        fn restore(&mut self, state: &[u8]) -> Result<(), PluginError>;
     }
 
-    impl<F: Filter> AnyFilter for F {
+    /// A filter without state.
+    struct PureRunner<F>(F);
+
+    impl<F: Filter> AnyFilter for PureRunner<F> {
         fn process(&mut self, call: &CallCtx, batch: &Batch) -> Result<filter::Decisions, PluginError> {
-            crate::filter::process(self, call, batch)
+            crate::filter::process(&mut self.0, call, batch)
+        }
+        fn save(&self) -> Result<Vec<u8>, PluginError> {
+            Err(stateless(F::NAME))
+        }
+        fn restore(&mut self, _: &[u8]) -> Result<(), PluginError> {
+            Err(stateless(F::NAME))
+        }
+    }
+
+    fn stateless(plugin: &str) -> PluginError {
+        crate::plugin::error(ErrorKind::Unsupported, format!("{plugin}: it judges every row alone and has no state"))
+    }
+
+    /// A filter with state.
+    struct StatefulRunner<F>(F);
+
+    impl<F: StatefulFilter> AnyFilter for StatefulRunner<F> {
+        fn process(&mut self, call: &CallCtx, batch: &Batch) -> Result<filter::Decisions, PluginError> {
+            crate::filter::process(&mut self.0, call, batch)
+        }
+        fn save(&self) -> Result<Vec<u8>, PluginError> {
+            Ok(self.0.save())
+        }
+        fn restore(&mut self, state: &[u8]) -> Result<(), PluginError> {
+            self.0.restore(state)
         }
     }
 
@@ -321,6 +392,9 @@ pub mod private {
         pub fn filter<P: crate::Filter>() -> Entry {
             entry::<P>(false)
         }
+        pub fn stateful_filter<P: crate::StatefulFilter>() -> Entry {
+            entry::<P>(true)
+        }
         pub fn packer<P: crate::Packer>() -> Entry {
             entry::<P>(true)
         }
@@ -334,13 +408,19 @@ pub mod private {
 
     /// Makes one plugin and puts it in its slot, by kind.
     pub mod init {
-        use super::{Diagnostic, FILTER, METRIC, PACKER, PROMPT, PromptRunner, lifecycle::Asset, make};
+        use super::{Diagnostic, FILTER, METRIC, PACKER, PROMPT, lifecycle::Asset, make};
+        use super::{PromptRunner, PureRunner, StatefulRunner};
 
         type Made = Result<String, Vec<Diagnostic>>;
 
         pub fn filter<P: crate::Filter>(config: &str, assets: Vec<Asset>) -> Made {
             let (plugin, resolved) = make::<P>(config, assets).map_err(|e| e.findings)?;
-            FILTER.set(Some(Box::new(plugin)));
+            FILTER.set(Some(Box::new(PureRunner(plugin))));
+            Ok(resolved)
+        }
+        pub fn stateful_filter<P: crate::StatefulFilter>(config: &str, assets: Vec<Asset>) -> Made {
+            let (plugin, resolved) = make::<P>(config, assets).map_err(|e| e.findings)?;
+            FILTER.set(Some(Box::new(StatefulRunner(plugin))));
             Ok(resolved)
         }
         pub fn packer<P: crate::Packer>(config: &str, assets: Vec<Asset>) -> Made {

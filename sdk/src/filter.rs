@@ -37,6 +37,24 @@ pub trait Filter: Plugin {
     fn row(&mut self, ctx: &mut RowCtx, row: &Row<'_>) -> Verdict;
 }
 
+/// A filter that remembers rows: duplicates, counts. Exported by [`export_stateful_filter!`](crate::export_stateful_filter).
+///
+/// The host gives it the rows of one stream in order, in one instance, so `row` may change what it holds. Its verdicts
+/// must not depend on how the rows were cut into batches, and a restored instance must go on exactly as the saved one
+/// would have. A call that panics loses the state, so answer bad rows with [`Verdict::Error`].
+pub trait StatefulFilter: Filter {
+    /// What it holds as bytes: equal bytes for equal state (no order of a `HashMap`). [`state::encode`](crate::state::encode)
+    /// writes any serde type so that [`state::decode`](crate::state::decode) knows it again, in `restore` or, as an asset,
+    /// in the plugin's second pass.
+    fn save(&self) -> Vec<u8>;
+
+    /// Continues from what `save` gave, in an instance that has seen no row.
+    ///
+    /// # Errors
+    /// The bytes are not such a state, or do not fit the configuration.
+    fn restore(&mut self, state: &[u8]) -> Result<(), PluginError>;
+}
+
 /// Runs a filter over a batch; the whole of what `process` does.
 pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) -> Result<Decisions, PluginError> {
     let rows = Rows::new(batch, F::READS).map_err(|e| error(ErrorKind::BadInput, format!("{}: {e}", F::NAME)))?;
@@ -107,7 +125,7 @@ mod tests {
         const NAME: &'static str = "probe";
         const SUMMARY: &'static str = "For tests.";
         const READS: &'static [Need] = &[Need::utf8("text")];
-        const WRITES: &'static [Write] = &[Write::u32s("words"), Write::utf8("first")];
+        const WRITES: &'static [Write] = &[Write::u32s("words"), Write::utf8("first"), Write::u32_lists("sizes")];
 
         fn new((): (), _: &Assets) -> Result<Self, ConfigError> {
             Ok(Self)
@@ -134,6 +152,7 @@ mod tests {
                 ctx.set("words", text.split(' ').count() as u32);
             }
             ctx.set("first", &text[..1]);
+            ctx.set("sizes", text.split(' ').map(|word| word.len() as u32).collect::<Vec<_>>());
             Verdict::Keep
         }
     }
@@ -147,6 +166,7 @@ mod tests {
         assert_eq!(outcome.errors(), [(2, "cannot say")]);
         assert_eq!(outcome.column("words"), [json!(2), json!(null), json!(null), json!(1)]);
         assert_eq!(outcome.column("first"), [json!("a"), json!(null), json!(null), json!("c")]);
+        assert_eq!(outcome.column("sizes"), [json!([1, 1]), json!(null), json!(null), json!([1])]);
     }
 
     #[test]

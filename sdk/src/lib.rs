@@ -62,7 +62,8 @@
 //!
 //! Rules that the sandbox sets: a plugin has no clock, no files, no network and no randomness but [`RowCtx::rng`].
 //! Results must depend on the row alone, never on how rows were cut into batches, so keep no state between the rows of
-//! a filter or prompt, and never let the order of a `HashMap` reach the output.
+//! a filter or prompt, and never let the order of a `HashMap` reach the output. A filter that must remember rows, such as
+//! one that drops duplicates, is a [`StatefulFilter`].
 
 #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, unsafe_op_in_unsafe_fn, reason = "generated; the WIT has the documentation")]
 #[rustfmt::skip]
@@ -78,7 +79,10 @@ pub mod packer;
 pub mod plugin;
 pub mod prompt;
 pub mod rows;
+pub mod seen;
+pub mod state;
 pub mod testing;
+pub mod text;
 
 #[doc(hidden)]
 pub use export::private as __private;
@@ -86,7 +90,7 @@ pub use export::private as __private;
 pub use columns::{ColumnType, Need, Value, Write};
 pub use config::{Assets, ConfigError, Findings};
 pub use ctx::{Rng, RowCtx};
-pub use filter::{Filter, Verdict};
+pub use filter::{Filter, StatefulFilter, Verdict};
 pub use metric::{Judge, Metric, MetricInfo, MetricValue};
 pub use packer::{Item, Limits, Packer, Packing};
 pub use plugin::{ErrorKind, Plugin, PluginError};
@@ -97,8 +101,8 @@ pub use rows::Row;
 pub mod prelude {
     pub use crate::{
         Assets, ConfigError, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue, Mode,
-        Need, Packer, Packing, Part, Piece, Plugin, PluginError, Prompt, Rendered, Row, RowCtx, Segment, Verdict,
-        Write, log,
+        Need, Packer, Packing, Part, Piece, Plugin, PluginError, Prompt, Rendered, Row, RowCtx, Segment,
+        StatefulFilter, Verdict, Write, log, state,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

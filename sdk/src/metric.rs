@@ -7,9 +7,9 @@ use crate::bindings::exports::ovhost::plugin::metric as wit;
 use crate::bindings::ovhost::plugin::types::{Batch, CallCtx, RowError};
 use crate::columns::Growing;
 use crate::ctx::RowCtx;
-use crate::packer::{decode, encode};
 use crate::plugin::{ErrorKind, Plugin, PluginError, error};
 use crate::rows::{Row, Rows};
+use crate::state::{decode, try_encode};
 
 pub use wit::{Info as MetricInfo, Value as MetricValue};
 
@@ -83,7 +83,7 @@ impl<M: Metric> Runner<M> {
     }
 
     pub(crate) fn save(&self) -> Result<Vec<u8>, PluginError> {
-        encode(M::NAME, &self.state)
+        try_encode(M::NAME, &self.state)
     }
 
     pub(crate) fn merge(&mut self, bytes: &[u8]) -> Result<(), PluginError> {

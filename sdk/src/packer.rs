@@ -7,6 +7,7 @@ use crate::bindings::ovhost::plugin::types::Batch;
 use crate::columns::Need;
 use crate::plugin::{ErrorKind, Plugin, PluginError, error};
 use crate::rows::Rows;
+use crate::state::{decode, try_encode};
 
 pub use wit::Limits;
 
@@ -102,13 +103,6 @@ pub(crate) struct Runner<P: Packer> {
     started: bool,
 }
 
-/// What saved bytes begin with.
-#[derive(Serialize, Deserialize)]
-struct Header {
-    plugin: String,
-    format: u32,
-}
-
 impl<P: Packer> Runner<P> {
     pub(crate) fn new(packer: P) -> Self {
         Self { packer, started: false }
@@ -157,32 +151,12 @@ impl<P: Packer> Runner<P> {
 
     pub(crate) fn save(&self) -> Result<Vec<u8>, PluginError> {
         self.ready("save")?;
-        encode(P::NAME, &self.packer.state())
+        try_encode(P::NAME, &self.packer.state())
     }
 
     pub(crate) fn restore(&mut self, bytes: &[u8]) -> Result<(), PluginError> {
         self.ready("restore")?;
         let state = decode(P::NAME, bytes)?;
         self.packer.restore(state).map_err(|e| error(ErrorKind::BadInput, format!("{}: {e}", P::NAME)))
-    }
-}
-
-/// State as bytes that say whose they are.
-pub(crate) fn encode<S: Serialize>(plugin: &str, state: &S) -> Result<Vec<u8>, PluginError> {
-    postcard::to_allocvec(&(Header { plugin: plugin.into(), format: 1 }, state))
-        .map_err(|e| error(ErrorKind::Internal, format!("{plugin}: the state cannot be written: {e}")))
-}
-
-/// The state that [`encode`] wrote for the same plugin.
-pub(crate) fn decode<S: for<'de> Deserialize<'de>>(plugin: &str, bytes: &[u8]) -> Result<S, PluginError> {
-    let bad = |what: String| error(ErrorKind::BadInput, format!("{plugin}: the saved state {what}"));
-    let (header, rest) = postcard::take_from_bytes::<Header>(bytes).map_err(|e| bad(format!("is unreadable: {e}")))?;
-    if header.plugin != plugin || header.format != 1 {
-        return Err(bad(format!("is of `{}`, format {}; want format 1 of `{plugin}`", header.plugin, header.format)));
-    }
-    match postcard::take_from_bytes::<S>(rest) {
-        Ok((state, [])) => Ok(state),
-        Ok((_, extra)) => Err(bad(format!("has {} bytes too many", extra.len()))),
-        Err(e) => Err(bad(format!("is unreadable: {e}"))),
     }
 }

@@ -26,7 +26,8 @@ pub trait Plugin: Sized + 'static {
     const WRITES: &'static [Write] = &[];
     /// Names of files that it wants whole when it is made.
     const ASSETS: &'static [&'static str] = &[];
-    /// Whether calls build on one another (one instance per stream). Packers always do; avoid it elsewhere.
+    /// Whether calls of a prompt or metric build on one another (one instance per stream); avoid it. For packers and
+    /// [`StatefulFilter`](crate::StatefulFilter)s it is so without this, and other filters may not.
     const STREAMING: bool = false;
     /// Rows per call that would suit it; 0: any. A wish that is shown and recorded: the present host cuts the stream by its
     /// own measure, and no result may depend on the cut.

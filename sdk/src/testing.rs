@@ -20,6 +20,10 @@ use crate::{
     Filter, Item, Limits, Metric, MetricValue, Mode, Packer, Packing, Plugin, PluginError, Prompt, Rendered, Row,
 };
 
+mod stateful;
+
+pub use stateful::{StatefulFilterUnderTest, stateful_filter, stateful_filter_with_assets};
+
 /// The seed that tests run with unless they set one.
 pub const SEED: u64 = 0x0005_EED0_F7E5_7555;
 
@@ -44,7 +48,7 @@ pub fn resolved<P: Plugin>(config: Json) -> Result<Json, ConfigError> {
 }
 
 /// A batch of the columns in `needs`, out of a JSON list of objects. A missing or null value has no validity; a text
-/// column takes any JSON and keeps strings as they are.
+/// column takes any JSON and keeps strings as they are; a column of bytes takes hexadecimal digits.
 ///
 /// # Panics
 /// `rows` is no list of objects, an object has a key that `needs` does not name, or a value has the wrong type.
@@ -75,10 +79,17 @@ fn column(need: &Need, rows: &[Json]) -> Column {
         Json::String(s) => s.clone(),
         other => other.to_string(),
     };
-    let bytes = || {
+    let hex = |v: &Json| -> Vec<u8> {
+        let digits = text(v);
+        let pairs =
+            digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        let good = digits.len().is_multiple_of(2) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if good { pairs.flatten().collect() } else { wrong(v) }
+    };
+    let ragged = |bytes: &dyn Fn(&Json) -> Vec<u8>| {
         let mut ragged = RaggedU8 { offsets: vec![0], data: vec![] };
         for value in values() {
-            ragged.data.extend_from_slice(text(value).as_bytes());
+            ragged.data.extend_from_slice(&bytes(value));
             ragged.offsets.push(ragged.data.len() as u32);
         }
         ragged
@@ -89,8 +100,8 @@ fn column(need: &Need, rows: &[Json]) -> Column {
         ColumnType::S64 => ColumnData::S64s(values().map(int).collect()),
         ColumnType::F32 => ColumnData::F32s(values().map(|v| float(v) as f32).collect()),
         ColumnType::F64 => ColumnData::F64s(values().map(float).collect()),
-        ColumnType::Utf8 => ColumnData::Utf8(bytes()),
-        ColumnType::Bytes => ColumnData::Bytes(bytes()),
+        ColumnType::Utf8 => ColumnData::Utf8(ragged(&|v| text(v).into_bytes())),
+        ColumnType::Bytes => ColumnData::Bytes(ragged(&hex)),
         ColumnType::U32List => {
             let mut ragged = RaggedU32 { offsets: vec![0], data: vec![] };
             for value in values() {
@@ -130,6 +141,10 @@ fn column_values(columns: &[Column], name: &str) -> Vec<Json> {
             .enumerate()
             .map(|(i, at)| valid(i, String::from_utf8_lossy(&v.data[at[0] as usize..at[1] as usize]).into()))
             .collect(),
+        ColumnData::U32Lists(v) => {
+            let rows = v.offsets.windows(2).enumerate();
+            rows.map(|(i, at)| valid(i, v.data[at[0] as usize..at[1] as usize].into())).collect()
+        }
         other => panic!("column `{name}` is {}, which a row cannot set", ColumnType::of(other).name()),
     }
 }

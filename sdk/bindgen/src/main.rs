@@ -1,6 +1,6 @@
 //! Writes the SDK's guest bindings: `../../wit` in, `../src/bindings.rs` out.
 //!
-//! One generation serves all four worlds. A world that imports `log` and exports every interface gives the types and
+//! One generation serves all worlds. A world that imports `log` and exports every interface gives the types and
 //! the canonical-ABI glue once; each real world then only adds its type section, which tells the component linker what
 //! a plugin of that kind exports. The generated file starts with the WIT's own text, so that a test of the SDK can tell
 //! when it is out of date.
@@ -15,17 +15,19 @@ use anyhow::{Context, Result, bail};
 use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_core::{Files, WorldGenerator};
 
-/// The worlds of `wit/plugin.wit`, each with the interface that makes its kind.
-const WORLDS: [(&str, &str); 4] = [
-    ("filter-plugin", "filter"),
-    ("packer-plugin", "packer"),
-    ("prompt-plugin", "prompt"),
-    ("metric-plugin", "metric"),
+/// The worlds of `wit/plugin.wit`: the name that its export macro bears, and the interfaces that it exports beside
+/// `lifecycle`.
+const WORLDS: [(&str, &str, &[&str]); 5] = [
+    ("filter-plugin", "filter", &["filter"]),
+    ("stateful-filter-plugin", "stateful_filter", &["filter", "filter-state"]),
+    ("packer-plugin", "packer", &["packer"]),
+    ("prompt-plugin", "prompt", &["prompt"]),
+    ("metric-plugin", "metric", &["metric"]),
 ];
 
 /// Exists for this generation only; nothing is ever built against it.
-const ALL: &str =
-    "world all-kinds { import log; export lifecycle; export filter; export packer; export prompt; export metric; }";
+const ALL: &str = "world all-kinds { import log; export lifecycle; export filter; export filter-state; export packer; \
+                   export prompt; export metric; }";
 
 /// Rust source for one world.
 fn generate(wit: &str, world: &str) -> Result<String> {
@@ -79,7 +81,17 @@ fn main() -> Result<()> {
         "/// The contract that these bindings were generated from, verbatim.\npub const WIT: &str = r##\"{wit}\"##;\n"
     )?;
     out.push_str(&without_world_export(&all)?);
-    for (world, interface) in WORLDS {
+    for (world, name, interfaces) in WORLDS {
+        let mut exports = String::new();
+        for interface in [&["lifecycle"], interfaces].concat() {
+            let module = interface.replace('-', "_");
+            write!(
+                exports,
+                "
+        $($path)*::exports::ovhost::plugin::{module}::__export_ovhost_plugin_{module}_0_1_0_cabi!(
+            $ty with_types_in $($path)*::exports::ovhost::plugin::{module});"
+            )?;
+        }
         let section = type_section(&generate(&wit, world)?, world)?;
         write!(
             out,
@@ -87,12 +99,8 @@ fn main() -> Result<()> {
 /// Exports `$ty` as a component of the world `{world}`.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __export_{interface}_world {{
-    ($ty:ident with_types_in $($path:tt)*) => {{
-        $($path)*::exports::ovhost::plugin::lifecycle::__export_ovhost_plugin_lifecycle_0_1_0_cabi!(
-            $ty with_types_in $($path)*::exports::ovhost::plugin::lifecycle);
-        $($path)*::exports::ovhost::plugin::{interface}::__export_ovhost_plugin_{interface}_0_1_0_cabi!(
-            $ty with_types_in $($path)*::exports::ovhost::plugin::{interface});
+macro_rules! __export_{name}_world {{
+    ($ty:ident with_types_in $($path:tt)*) => {{{exports}
         #[cfg(target_arch = "wasm32")]
         const _: () = {{
             {section}        }};

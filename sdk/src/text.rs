@@ -1,0 +1,270 @@
+//! What filters over text share: classes of characters, words of any script, and what to do with a row that has no text.
+//!
+//! Chinese and Japanese put no spaces between words, so there every character counts as a word of its own; all other
+//! scripts are cut at what is neither letter nor digit. Filters that count the same way can be compared and chained.
+//!
+//! ```
+//! use ovhost_sdk::text::words;
+//!
+//! assert_eq!(words("A dog, 2 cats.").collect::<Vec<_>>(), ["A", "dog", "2", "cats"]);
+//! assert_eq!(words("两只猫和iPhone手机").collect::<Vec<_>>(), ["两", "只", "猫", "和", "iPhone", "手", "机"]);
+//! ```
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::filter::Verdict;
+
+/// What becomes of a row without the value that a filter judges (a text, for most).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// It is dropped, with its own reason.
+    #[default]
+    Drop,
+    /// It goes on unjudged.
+    Keep,
+    /// It is a row error: the run's `on_error` decides.
+    Error,
+}
+
+impl Missing {
+    /// The verdict for a row that lacks something; `reason` says what ("no text").
+    pub fn verdict(self, reason: &'static str) -> Verdict {
+        match self {
+            Self::Drop => Verdict::drop(reason),
+            Self::Keep => Verdict::Keep,
+            Self::Error => Verdict::Error(reason.to_owned()),
+        }
+    }
+}
+
+/// What a character is to a filter that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// White space, line breaks included.
+    Space,
+    /// A character of a script without spaces between words: a word of its own. See [`is_cjk`].
+    Cjk,
+    /// Any other letter.
+    Letter,
+    /// A digit or another numeric character, of any script.
+    Digit,
+    /// Punctuation, symbols, marks, control characters.
+    Other,
+}
+
+/// Class of every ASCII character: captions are mostly that.
+const ASCII: [Class; 128] = {
+    let mut table = [Class::Other; 128];
+    let mut i = 0;
+    while i < 128 {
+        let b = i as u8;
+        if b.is_ascii_alphabetic() {
+            table[i] = Class::Letter;
+        } else if b.is_ascii_digit() {
+            table[i] = Class::Digit;
+        } else if b == b' ' || (b >= 9 && b <= 13) {
+            table[i] = Class::Space;
+        }
+        i += 1;
+    }
+    table
+};
+
+/// Class of `c`.
+#[inline]
+pub fn class(c: char) -> Class {
+    match ASCII.get(c as usize) {
+        Some(&class) => class,
+        None => wide_class(c),
+    }
+}
+
+fn wide_class(c: char) -> Class {
+    match c {
+        // Cheap answers for the blocks that text is made of; the standard library's tables answer the rest.
+        _ if is_cjk(c) => Class::Cjk,
+        '\u{C0}'..='\u{24F}' if c != '×' && c != '÷' => Class::Letter,
+        '\u{400}'..='\u{481}' | '\u{AC00}'..='\u{D7A3}' => Class::Letter,
+        '\u{2010}'..='\u{2027}' | '\u{3001}'..='\u{3003}' | '\u{FF01}'..='\u{FF0F}' => Class::Other,
+        _ if c.is_whitespace() => Class::Space,
+        _ if c.is_alphabetic() => Class::Letter,
+        _ if c.is_numeric() => Class::Digit,
+        _ => Class::Other,
+    }
+}
+
+/// Whether `c` belongs to a script that puts no spaces between words and whose characters are counted as words: Han
+/// ideographs, hiragana, katakana, bopomofo. Korean has spaces, so hangul is not among them.
+#[inline]
+pub fn is_cjk(c: char) -> bool {
+    matches!(c,
+        '\u{4E00}'..='\u{9FFF}'
+        | '\u{3005}'..='\u{3007}'
+        | '\u{3041}'..='\u{3096}'
+        | '\u{309D}'..='\u{309F}'
+        | '\u{30A1}'..='\u{30FA}'
+        | '\u{30FC}'..='\u{30FF}'
+        | '\u{3105}'..='\u{312F}'
+        | '\u{31A0}'..='\u{31BF}'
+        | '\u{31F0}'..='\u{31FF}'
+        | '\u{3400}'..='\u{4DBF}'
+        | '\u{F900}'..='\u{FAFF}'
+        | '\u{FF66}'..='\u{FF9D}'
+        | '\u{20000}'..='\u{323AF}')
+}
+
+/// Marks inside words that are no letters to the standard library: combining accents, the vowel killers and dots of Indic
+/// and south-east Asian scripts, and joiners.
+pub fn is_mark(c: char) -> bool {
+    matches!(c,
+        '\u{300}'..='\u{36F}' | '\u{200C}' | '\u{200D}'
+        | '\u{93C}' | '\u{94D}' | '\u{9BC}' | '\u{9CD}' | '\u{A3C}' | '\u{A4D}' | '\u{ABC}' | '\u{ACD}' | '\u{B3C}'
+        | '\u{B4D}' | '\u{BCD}' | '\u{C3C}' | '\u{C4D}' | '\u{CBC}' | '\u{CCD}' | '\u{D4D}' | '\u{DCA}'
+        | '\u{E47}'..='\u{E4E}' | '\u{EC8}'..='\u{ECC}' | '\u{1037}' | '\u{1039}' | '\u{103A}' | '\u{17C9}'..='\u{17D3}')
+}
+
+/// The words of `text`: runs of letters, digits and underscores, and every CJK character ([`is_cjk`]) on its own.
+pub fn words(text: &str) -> Words<'_> {
+    Words { text, at: 0 }
+}
+
+/// See [`words`].
+#[derive(Clone, Debug)]
+pub struct Words<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// What a byte tells of the character that it starts.
+#[derive(Clone, Copy, PartialEq)]
+enum Byte {
+    Gap,
+    Word,
+    /// It is not ASCII: the character decides.
+    Wide,
+}
+
+const BYTES: [Byte; 256] = {
+    let mut table = [Byte::Wide; 256];
+    let mut i = 0;
+    while i < 128 {
+        let word = (i as u8).is_ascii_alphanumeric() || i as u8 == b'_';
+        table[i] = if word { Byte::Word } else { Byte::Gap };
+        i += 1;
+    }
+    table
+};
+
+impl<'a> Words<'a> {
+    /// The character at byte `at`, which is not ASCII.
+    #[inline]
+    fn wide(&self, at: usize) -> Option<char> {
+        self.text.get(at..)?.chars().next()
+    }
+
+    /// The end of the word that goes on at byte `at`.
+    #[inline]
+    fn end(&self, mut at: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        while let Some(&byte) = bytes.get(at) {
+            match BYTES[byte as usize] {
+                Byte::Word => at += 1,
+                Byte::Gap => break,
+                Byte::Wide => match self.wide(at) {
+                    Some(c) if matches!(wide_class(c), Class::Letter | Class::Digit) || is_mark(c) => {
+                        at += c.len_utf8()
+                    }
+                    _ => break,
+                },
+            }
+        }
+        at
+    }
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let bytes = self.text.as_bytes();
+        loop {
+            let start = self.at;
+            match BYTES[*bytes.get(start)? as usize] {
+                Byte::Gap => self.at += 1,
+                Byte::Word => {
+                    self.at = self.end(start + 1);
+                    return Some(&self.text[start..self.at]);
+                }
+                Byte::Wide => {
+                    let c = self.wide(start)?;
+                    self.at += c.len_utf8();
+                    match wide_class(c) {
+                        Class::Cjk => return Some(&self.text[start..self.at]),
+                        Class::Letter | Class::Digit => {
+                            self.at = self.end(self.at);
+                            return Some(&self.text[start..self.at]);
+                        }
+                        Class::Space | Class::Other => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(text: &str) -> Vec<&str> {
+        words(text).collect()
+    }
+
+    #[test]
+    fn words_of_several_scripts() {
+        assert_eq!(all("It's snake_case, x2 — ok"), ["It", "s", "snake_case", "x2", "ok"]);
+        assert_eq!(all("Müller läuft"), ["Müller", "läuft"]);
+        assert_eq!(all("Привет, мир"), ["Привет", "мир"]);
+        assert_eq!(all("강아지가 달린다"), ["강아지가", "달린다"]);
+        assert_eq!(all("犬が、走る。"), ["犬", "が", "走", "る"]);
+        assert_eq!(all("图2中的cat"), ["图", "2", "中", "的", "cat"]);
+        assert_eq!(all(""), Vec::<&str>::new());
+        assert_eq!(all(" …!? "), Vec::<&str>::new());
+        assert_eq!(all("हिन्दी में।"), ["हिन्दी", "में"]);
+        assert_eq!(all("cafe\u{301}s"), ["cafe\u{301}s"]);
+    }
+
+    #[test]
+    fn quick_answers_agree_with_the_tables() {
+        for c in '\0'..=char::MAX {
+            let slow = if is_cjk(c) {
+                Class::Cjk
+            } else if c.is_whitespace() {
+                Class::Space
+            } else if c.is_alphabetic() {
+                Class::Letter
+            } else if c.is_numeric() {
+                Class::Digit
+            } else {
+                Class::Other
+            };
+            assert_eq!(class(c), slow, "U+{:04X}", c as u32);
+        }
+    }
+
+    #[test]
+    fn cjk_is_what_has_no_spaces() {
+        assert!("漢字ひらカター々〇ㄅ𠀀豈".chars().all(is_cjk));
+        assert!(!"a1é한가，「。、 !".chars().any(is_cjk));
+    }
+
+    #[test]
+    fn rows_without_a_value() {
+        assert_eq!(Missing::default().verdict("no text"), Verdict::drop("no text"));
+        assert_eq!(Missing::Keep.verdict("no text"), Verdict::Keep);
+        assert_eq!(Missing::Error.verdict("no text"), Verdict::Error("no text".into()));
+    }
+}

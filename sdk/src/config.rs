@@ -76,15 +76,25 @@ impl Assets {
         self.0.iter().find(|asset| asset.name == name).map(|asset| asset.data.as_slice())
     }
 
-    /// Text of the asset `name`.
+    /// Bytes of the asset `name`, which there must be.
+    ///
+    /// # Errors
+    /// The recipe does not give it.
+    pub fn required(&self, name: &str) -> Result<&[u8], ConfigError> {
+        self.bytes(name).ok_or_else(|| {
+            ConfigError::at("", format!("the asset `{name}` is missing; name its file under `assets` in the recipe"))
+        })
+    }
+
+    /// Text of the asset `name`, without the byte order mark that some editors put at the start of a file.
     ///
     /// # Errors
     /// The recipe does not give it, or it is not UTF-8.
     pub fn text(&self, name: &str) -> Result<&str, ConfigError> {
-        let bytes = self.bytes(name).ok_or_else(|| {
-            ConfigError::at("", format!("the asset `{name}` is missing; name its file under `assets` in the recipe"))
-        })?;
-        std::str::from_utf8(bytes).map_err(|e| ConfigError::at("", format!("the asset `{name}` is not UTF-8: {e}")))
+        let bytes = self.required(name)?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| ConfigError::at("", format!("the asset `{name}` is not UTF-8: {e}")))?;
+        Ok(text.strip_prefix('\u{FEFF}').unwrap_or(text))
     }
 }
 
@@ -256,6 +266,17 @@ mod tests {
         let config = parse::<Config>(r#"{ "limit": null, "inner": {} }"#).unwrap();
         assert_eq!(config.inner.size, 0);
         assert_eq!(canonical(&config).unwrap(), r#"{"inner":{"size":0},"limit":null,"words":["a"]}"#);
+    }
+
+    #[test]
+    fn texts_of_assets_have_no_byte_order_mark() {
+        let asset = |name: &str, data: &[u8]| Asset { name: name.into(), data: data.into() };
+        let marked = "\u{FEFF}a\n\u{FEFF}b";
+        let assets = Assets::new(vec![asset("marked", marked.as_bytes()), asset("plain", b"a"), asset("bad", b"\xff")]);
+        assert_eq!(assets.text("marked").unwrap(), "a\n\u{FEFF}b");
+        assert_eq!((assets.text("plain").unwrap(), assets.bytes("marked").unwrap()), ("a", marked.as_bytes()));
+        assert!(assets.text("bad").unwrap_err().findings[0].message.contains("not UTF-8"));
+        assert!(assets.required("none").unwrap_err().findings[0].message.contains("`none` is missing"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct RowCtx {
 }
 
 impl RowCtx {
-    /// A context for row `row` of a call.
+    /// A context for row `row` of a call; [`Self::finish`] makes it the next row's.
     pub(crate) fn new(call: &CallCtx, row: u32, writes: &'static [Write]) -> Self {
         Self {
             run_seed: call.run_seed,
@@ -47,12 +47,13 @@ impl RowCtx {
         }
     }
 
-    /// Moves the row's values into the growing columns.
-    pub(crate) fn finish(self, columns: &mut [Growing]) -> Result<(), String> {
-        if let Some(fault) = self.fault {
+    /// Moves the row's values into the growing columns, and goes on to the next row.
+    pub(crate) fn finish(&mut self, columns: &mut [Growing]) -> Result<(), String> {
+        if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        columns.iter_mut().zip(self.set).try_for_each(|(column, value)| column.push(value))
+        self.ordinal = self.ordinal.wrapping_add(1);
+        columns.iter_mut().zip(&mut self.set).try_for_each(|(column, value)| column.push(value.take()))
     }
 }
 

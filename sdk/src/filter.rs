@@ -65,11 +65,11 @@ pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) 
     let mut reason = Vec::with_capacity(count);
     let mut errors = Vec::new();
     let internal = |e: String| error(ErrorKind::Internal, format!("{}: {e}", F::NAME));
+    let mut ctx = RowCtx::new(call, 0, F::WRITES);
     for row in rows.iter() {
-        let mut ctx = RowCtx::new(call, row.index(), F::WRITES);
         let (kept, why) = match filter.row(&mut ctx, &row) {
             Verdict::Keep => (1, 0),
-            Verdict::Drop(text) => (0, reasons.index(&text)),
+            Verdict::Drop(text) => (0, reasons.index(&text).map_err(internal)?),
             Verdict::Error(message) => {
                 errors.push(RowError { row: row.index(), message });
                 (0, 0)
@@ -89,26 +89,31 @@ pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) 
     Ok(Decisions { keep, reason, reasons: reasons.0, add, errors })
 }
 
-/// The distinct reasons, in order of first use; the last place takes all that are too many.
+/// The distinct reasons, in order of first use.
 #[derive(Default)]
 struct Reasons(Vec<String>);
 
 impl Reasons {
-    fn index(&mut self, reason: &str) -> u16 {
-        let mut end = reason.len().min(MAX_REASON_BYTES);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
+    /// Place of `reason`, cut to the contract's length and with spaces for control characters, which it forbids. `Err`: it
+    /// would be one too many. A place that takes all further ones would let the answer depend on how rows are cut into calls.
+    fn index(&mut self, reason: &str) -> Result<u16, String> {
+        let plain: Cow<'_, str> = if reason.contains(char::is_control) {
+            reason.replace(char::is_control, " ").into()
+        } else {
+            reason.into()
+        };
+        let reason = &plain[..plain.floor_char_boundary(MAX_REASON_BYTES)];
+        if let Some(at) = self.0.iter().position(|known| known == reason) {
+            return Ok(at as u16);
         }
-        let reason = &reason[..end];
-        let at = self.0.iter().position(|known| known == reason).unwrap_or_else(|| {
-            if self.0.len() < MAX_REASONS - 1 {
-                self.0.push(reason.to_owned());
-            } else if self.0.len() == MAX_REASONS - 1 {
-                self.0.push("another reason (the plugin gives too many)".to_owned());
-            }
-            self.0.len() - 1
-        });
-        at as u16
+        if self.0.len() == MAX_REASONS {
+            return Err(format!(
+                "more than {MAX_REASONS} different reasons in one call, the last \"{reason}\"; reasons are counted, so put no \
+                 value of a row into them"
+            ));
+        }
+        self.0.push(reason.to_owned());
+        Ok(self.0.len() as u16 - 1)
     }
 }
 
@@ -182,11 +187,23 @@ mod tests {
     #[test]
     fn reasons_are_bounded() {
         let mut plugin = testing::filter::<Probe>(json!(null)).unwrap();
-        let rows: Vec<_> = (0..400).map(|i| json!({ "text": format!("because {i} {}", "é".repeat(100)) })).collect();
-        let outcome = plugin.run(json!(rows));
+        let rows = |count: usize| -> Json {
+            (0..count).map(|i| json!({ "text": format!("because {i} {}", "é".repeat(100)) })).collect()
+        };
+        let outcome = plugin.run(rows(MAX_REASONS));
         let reasons = outcome.reasons();
         assert!(reasons[0].unwrap().len() <= MAX_REASON_BYTES && reasons[0].unwrap().starts_with("0 éé"));
-        assert_ne!(reasons[0], reasons[254]);
-        assert_eq!(reasons[255], reasons[399]);
+        let different: std::collections::HashSet<_> = reasons.iter().flatten().collect();
+        assert_eq!(different.len(), MAX_REASONS);
+        let error = plugin.try_run(rows(MAX_REASONS + 1)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Internal);
+        assert!(error.message.contains("more than 256 different reasons") && error.message.contains("\"256 éé"));
+    }
+
+    #[test]
+    fn reasons_have_no_control_characters() {
+        let mut plugin = testing::filter::<Probe>(json!(null)).unwrap();
+        let outcome = plugin.run(json!([{ "text": "because a\nb\u{85}c" }, { "text": "because a b c" }]));
+        assert_eq!(outcome.reasons(), [Some("a b c"), Some("a b c")]);
     }
 }

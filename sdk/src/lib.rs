@@ -76,6 +76,7 @@ pub mod filter;
 pub mod log;
 pub mod metric;
 pub mod packer;
+pub mod picture;
 pub mod plugin;
 pub mod prompt;
 pub mod rows;
@@ -83,6 +84,21 @@ pub mod seen;
 pub mod state;
 pub mod testing;
 pub mod text;
+
+/// The programs of the written pages, as tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/filter.md")]
+    struct Filters;
+    #[doc = include_str!("../docs/packer.md")]
+    struct Packers;
+    #[doc = include_str!("../docs/prompt.md")]
+    struct Prompts;
+    #[doc = include_str!("../docs/metric.md")]
+    struct Metrics;
+}
 
 #[doc(hidden)]
 pub use export::private as __private;

@@ -109,8 +109,8 @@ fn each(
     let internal = |e: String| error(ErrorKind::Internal, format!("{name}: {e}"));
     let mut columns: Vec<Growing> = writes.iter().map(|write| Growing::new(write, batch.rows as usize)).collect();
     let (mut errors, mut needs_judge) = (Vec::new(), Vec::new());
+    let mut ctx = RowCtx::new(call, 0, writes);
     for row in rows.iter() {
-        let mut ctx = RowCtx::new(call, row.index(), writes);
         match score(&mut ctx, &row) {
             Ok(Judge::NotNeeded) => {}
             Ok(Judge::Ask(messages)) => needs_judge.push(wit::JudgeRequest { row: row.index(), messages }),

@@ -15,6 +15,56 @@ pub use wit::Limits;
 const ALWAYS: &[Need] =
     &[Need::new("id", crate::ColumnType::S64), Need::u32s("length"), Need::u32s("patches").optional()];
 
+impl Limits {
+    /// Most samples of a bin, for comparisons: a limit of 0 is none, `usize::MAX`.
+    pub fn most_items(&self) -> usize {
+        unless_zero(self.max_items_per_bin)
+    }
+
+    /// Most samples that may be held back, likewise.
+    pub fn most_open(&self) -> usize {
+        unless_zero(self.max_open_items)
+    }
+}
+
+fn unless_zero(limit: u32) -> usize {
+    if limit == 0 { usize::MAX } else { limit as usize }
+}
+
+/// For [`Packer::restore`]: whether saved open samples are at most `most_open`, and none is longer than `capacity`.
+///
+/// # Errors
+/// They do not fit; the message says what was found, what is allowed, and what to do.
+pub fn check_restored(
+    open: impl ExactSizeIterator<Item = Item>,
+    capacity: u32,
+    most_open: usize,
+) -> Result<(), String> {
+    if open.len() > most_open {
+        let saved = open.len();
+        return Err(format!(
+            "{saved} samples are open in the saved state, the window holds {most_open}; resume with the same"
+        ));
+    }
+    match open.map(|item| item.length).find(|&length| length > capacity) {
+        Some(length) => {
+            Err(format!("a saved sample has {length} tokens, the capacity is {capacity}; resume with the same"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// For [`Packer::restore`]: whether the numbers of saved samples ascend, and stay below that of the `next` sample.
+///
+/// # Errors
+/// They do not: no packer saved this.
+pub fn check_numbers(numbers: impl Iterator<Item = u64>, next: u64) -> Result<(), String> {
+    if numbers.chain([next]).is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    Err("the saved samples are not in the order of their numbers: the state is damaged".into())
+}
+
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
@@ -32,6 +82,7 @@ pub struct Packing {
     offsets: Vec<u32>,
     ids: Vec<u64>,
     dropped: Vec<u64>,
+    failure: Option<String>,
 }
 
 impl Packing {
@@ -52,6 +103,23 @@ impl Packing {
         self.dropped.push(id);
     }
 
+    /// Fails the call, and with it the run: the configuration cannot work with what came. The first message counts; it says
+    /// what to change.
+    pub fn fail(&mut self, message: impl Into<String>) {
+        self.failure.get_or_insert_with(|| message.into());
+    }
+
+    /// What [`fail`](Self::fail) said.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Makes room for so many samples in so many bins, once: a list that grows by doubling takes up to three times its size.
+    pub fn reserve(&mut self, samples: usize, bins: usize) {
+        self.ids.reserve_exact(samples);
+        self.offsets.reserve_exact(bins + usize::from(self.offsets.is_empty()));
+    }
+
     /// The bins so far.
     pub fn bins(&self) -> impl Iterator<Item = &[u64]> {
         self.offsets.windows(2).map(|pair| &self.ids[pair[0] as usize..pair[1] as usize])
@@ -62,11 +130,14 @@ impl Packing {
         &self.dropped
     }
 
-    pub(crate) fn finish(mut self) -> wit::Packing {
+    pub(crate) fn finish(mut self, plugin: &str) -> Result<wit::Packing, PluginError> {
+        if let Some(message) = self.failure {
+            return Err(error(ErrorKind::BadConfig, format!("{plugin}: {message}")));
+        }
         if self.offsets.is_empty() {
             self.offsets.push(0);
         }
-        wit::Packing { offsets: self.offsets, ids: self.ids, dropped: self.dropped }
+        Ok(wit::Packing { offsets: self.offsets, ids: self.ids, dropped: self.dropped })
     }
 }
 
@@ -101,11 +172,13 @@ pub trait Packer: Plugin {
 pub(crate) struct Runner<P: Packer> {
     packer: P,
     started: bool,
+    /// The samples of a call; kept for its memory.
+    items: Vec<Item>,
 }
 
 impl<P: Packer> Runner<P> {
     pub(crate) fn new(packer: P) -> Self {
-        Self { packer, started: false }
+        Self { packer, started: false, items: Vec::new() }
     }
 
     pub(crate) fn start(&mut self, limits: Limits) -> Result<(), PluginError> {
@@ -131,22 +204,23 @@ impl<P: Packer> Runner<P> {
         let ids = rows.s64_column("id").unwrap_or_default();
         let lengths = rows.u32_column("length").unwrap_or_default();
         let patches = rows.u32_column("patches");
-        let items: Vec<Item> = ids
-            .iter()
-            .zip(lengths)
-            .enumerate()
-            .map(|(i, (&id, &length))| Item { id: id as u64, length, patches: patches.map_or(0, |p| p[i]) })
-            .collect();
-        let mut out = Packing::default();
-        self.packer.push(&items, &mut out);
-        Ok(out.finish())
+        let samples = ids.iter().zip(lengths).map(|(&id, &length)| Item { id: id as u64, length, patches: 0 });
+        self.items.clear();
+        self.items.extend(samples);
+        if let Some(patches) = patches {
+            self.items.iter_mut().zip(patches).for_each(|(item, &patches)| item.patches = patches);
+        }
+        // In the long run as many come out as go in.
+        let mut out = Packing { ids: Vec::with_capacity(self.items.len()), ..Packing::default() };
+        self.packer.push(&self.items, &mut out);
+        out.finish(P::NAME)
     }
 
     pub(crate) fn flush(&mut self) -> Result<wit::Packing, PluginError> {
         self.ready("flush")?;
         let mut out = Packing::default();
         self.packer.flush(&mut out);
-        Ok(out.finish())
+        out.finish(P::NAME)
     }
 
     pub(crate) fn save(&self) -> Result<Vec<u8>, PluginError> {
@@ -158,5 +232,40 @@ impl<P: Packer> Runner<P> {
         self.ready("restore")?;
         let state = decode(P::NAME, bytes)?;
         self.packer.restore(state).map_err(|e| error(ErrorKind::BadInput, format!("{}: {e}", P::NAME)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_samples_must_fit() {
+        let item = |length| Item { id: 1, length, patches: 0 };
+        let check = |lengths: &[u32]| check_restored(lengths.iter().map(|&length| item(length)), 10, 2);
+        assert_eq!((check(&[]), check(&[10, 0])), (Ok(()), Ok(())));
+        assert!(check(&[1, 1, 1]).unwrap_err().starts_with("3 samples are open in the saved state, the window holds 2"));
+        assert!(check(&[1, 11]).unwrap_err().contains("11 tokens, the capacity is 10"));
+        assert_eq!((check_numbers([].into_iter(), 0), check_numbers([3, 7].into_iter(), 8)), (Ok(()), Ok(())));
+        for (numbers, next) in [([3, 3], 9), ([4, 3], 9), ([3, 9], 9)] {
+            assert!(check_numbers(numbers.into_iter(), next).unwrap_err().contains("order of their numbers"));
+        }
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let limits = Limits { capacity: 1, max_items_per_bin: 0, max_open_items: 7 };
+        assert_eq!((limits.most_items(), limits.most_open()), (usize::MAX, 7));
+    }
+
+    #[test]
+    fn the_first_failure_fails_the_call() {
+        let mut out = Packing::default();
+        out.bin([1, 2]);
+        assert_eq!(out.failure(), None);
+        out.fail("too many");
+        out.fail("later");
+        let error = out.finish("p").unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::BadConfig, "p: too many"));
     }
 }

@@ -352,6 +352,7 @@ pub fn pack_natively<P: Packer>(config: Json, limits: Limits, items: &[Item], ba
     let mut out = Packing::default();
     items.chunks(batch).for_each(|chunk| packer.push(chunk, &mut out));
     packer.flush(&mut out);
+    assert_eq!(out.failure(), None, "the call failed");
     out
 }
 

@@ -24,7 +24,7 @@ pub enum Missing {
     Drop,
     /// It goes on unjudged.
     Keep,
-    /// It is a row error: the run's `on_error` decides.
+    /// It is a row error: a reject of stage `filter-error`, which counts against the run's bound on rejects.
     Error,
 }
 
@@ -95,6 +95,20 @@ fn wide_class(c: char) -> Class {
     }
 }
 
+/// `c` without its case, for texts that count as equal whatever theirs: lower case, and of Greek's two small sigmas (`ς` ends
+/// words) the one that stands inside them, as the capital `Σ` has one small form only.
+///
+/// ```
+/// use ovhost_sdk::text::fold_case;
+///
+/// let fold = |text: &str| text.chars().flat_map(fold_case).collect::<String>();
+/// assert_eq!(fold("ΟΔΟΣ"), fold("οδος"));
+/// ```
+#[inline]
+pub fn fold_case(c: char) -> std::char::ToLowercase {
+    if c == 'ς' { 'σ' } else { c }.to_lowercase()
+}
+
 /// Whether `c` belongs to a script that puts no spaces between words and whose characters are counted as words: Han
 /// ideographs, hiragana, katakana, bopomofo. Korean has spaces, so hangul is not among them.
 #[inline]
@@ -157,7 +171,7 @@ const BYTES: [Byte; 256] = {
     table
 };
 
-impl<'a> Words<'a> {
+impl Words<'_> {
     /// The character at byte `at`, which is not ASCII.
     #[inline]
     fn wide(&self, at: usize) -> Option<char> {
@@ -168,19 +182,46 @@ impl<'a> Words<'a> {
     #[inline]
     fn end(&self, mut at: usize) -> usize {
         let bytes = self.text.as_bytes();
-        while let Some(&byte) = bytes.get(at) {
-            match BYTES[byte as usize] {
-                Byte::Word => at += 1,
-                Byte::Gap => break,
-                Byte::Wide => match self.wide(at) {
-                    Some(c) if matches!(wide_class(c), Class::Letter | Class::Digit) || is_mark(c) => {
-                        at += c.len_utf8()
-                    }
-                    _ => break,
-                },
+        loop {
+            while bytes.get(at).is_some_and(|&byte| BYTES[byte as usize] == Byte::Word) {
+                at += 1;
+            }
+            if bytes.get(at).is_none_or(u8::is_ascii) {
+                return at;
+            }
+            match self.wide(at) {
+                Some(c) if matches!(wide_class(c), Class::Letter | Class::Digit) || is_mark(c) => at += c.len_utf8(),
+                _ => return at,
             }
         }
-        at
+    }
+
+    /// The next word's place: the bytes where it starts and ends. For those who keep places, not texts.
+    #[inline]
+    pub fn next_place(&mut self) -> Option<(usize, usize)> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at;
+        loop {
+            while bytes.get(at).is_some_and(|&byte| BYTES[byte as usize] == Byte::Gap) {
+                at += 1;
+            }
+            let start = at;
+            if bytes.get(at)?.is_ascii() {
+                self.at = self.end(at + 1);
+                return Some((start, self.at));
+            }
+            let c = self.wide(at)?;
+            at += c.len_utf8();
+            let class = wide_class(c);
+            if class == Class::Cjk {
+                self.at = at;
+                return Some((start, at));
+            }
+            if matches!(class, Class::Letter | Class::Digit) {
+                self.at = self.end(at);
+                return Some((start, self.at));
+            }
+        }
     }
 }
 
@@ -189,28 +230,46 @@ impl<'a> Iterator for Words<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a str> {
-        let bytes = self.text.as_bytes();
-        loop {
-            let start = self.at;
-            match BYTES[*bytes.get(start)? as usize] {
-                Byte::Gap => self.at += 1,
-                Byte::Word => {
-                    self.at = self.end(start + 1);
-                    return Some(&self.text[start..self.at]);
+        self.next_place().map(|(start, end)| &self.text[start..end])
+    }
+}
+
+/// How many [`words`] `text` has; quicker than counting what that gives.
+pub fn count_words(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut count, mut at) = (0, 0);
+    // Whether the last character was inside a word that may go on.
+    let mut inside = false;
+    loop {
+        if bytes.get(at).is_some_and(u8::is_ascii) {
+            // No branch on the kind of a byte: in prose it cannot be foreseen.
+            let mut open = u32::from(inside);
+            let mut run = 0;
+            for &byte in &bytes[at..] {
+                if byte >= 128 {
+                    break;
                 }
-                Byte::Wide => {
-                    let c = self.wide(start)?;
-                    self.at += c.len_utf8();
-                    match wide_class(c) {
-                        Class::Cjk => return Some(&self.text[start..self.at]),
-                        Class::Letter | Class::Digit => {
-                            self.at = self.end(self.at);
-                            return Some(&self.text[start..self.at]);
-                        }
-                        Class::Space | Class::Other => {}
-                    }
-                }
+                let word = u32::from(BYTES[byte as usize] == Byte::Word);
+                count += (word & !open) as usize;
+                open = word;
+                run += 1;
             }
+            at += run;
+            inside = open == 1;
+        }
+        let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) else { return count };
+        at += c.len_utf8();
+        match wide_class(c) {
+            Class::Cjk => {
+                count += 1;
+                inside = false;
+            }
+            Class::Letter | Class::Digit => {
+                count += usize::from(!inside);
+                inside = true;
+            }
+            Class::Other if is_mark(c) => {}
+            Class::Space | Class::Other => inside = false,
         }
     }
 }
@@ -220,7 +279,9 @@ mod tests {
     use super::*;
 
     fn all(text: &str) -> Vec<&str> {
-        words(text).collect()
+        let all: Vec<&str> = words(text).collect();
+        assert_eq!(count_words(text), all.len(), "{text}");
+        all
     }
 
     #[test]
@@ -235,6 +296,17 @@ mod tests {
         assert_eq!(all(" …!? "), Vec::<&str>::new());
         assert_eq!(all("हिन्दी में।"), ["हिन्दी", "में"]);
         assert_eq!(all("cafe\u{301}s"), ["cafe\u{301}s"]);
+    }
+
+    #[test]
+    fn counting_words_is_cutting_them() {
+        let mut rng = crate::Rng::new(3);
+        let alphabet: Vec<char> = "aZ_0 .,\n狗の。éЖ한\u{301}\u{94D}…\u{A0}😀".chars().collect();
+        for _ in 0..2000 {
+            let len = rng.below(12);
+            let text: String = (0..len).map(|_| alphabet[rng.below(alphabet.len() as u64) as usize]).collect();
+            all(&text);
+        }
     }
 
     #[test]

@@ -103,19 +103,32 @@ fn killed_split_and_spread_it_writes_the_same_bytes() {
         lab.run(&args(filters, &one, &["--workers", "1"])).ok();
         assert_eq!(output(&lab.at(&one)), expected);
 
+        // Killed at any moment, twice before and then after each shard.
         let broken = format!("broken-{filters}");
-        let mut seed = u64::from(std::process::id());
-        for _ in 0..12 {
+        let jobs = lab.at(&broken).join(".ovhost/filter/jobs");
+        let done = || {
+            let names = fs::read_dir(&jobs).into_iter().flatten().map(|e| e.unwrap().file_name());
+            names.filter(|n| n.to_string_lossy().ends_with(".json")).count()
+        };
+        let (mut seed, mut kills) = (u64::from(std::process::id()), 0);
+        for wanted in [0, 0, 1, 2, 3, 5, 7, 9, 10] {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let mut child = command(lab.path(), &args(filters, &broken, &["--workers", "2"]))
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(20 + (seed >> 33) % 120));
+            while done() < wanted && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            if wanted == 0 {
+                std::thread::sleep(Duration::from_millis((seed >> 33) % 60));
+            }
+            kills += usize::from(child.try_wait().unwrap().is_none() && done() > 0);
             child.kill().unwrap();
             child.wait().unwrap();
         }
+        assert!(kills > 2, "only {kills} of the kills fell between the first shard and the end");
         lab.run(&args(filters, &broken, &[])).ok();
         // A killed writer leaves its temporary file; nothing else may differ.
         for entry in fs::read_dir(lab.at(&broken)).unwrap().map(|e| e.unwrap()) {
@@ -149,8 +162,48 @@ fn what_the_first_pass_remembers_is_the_second_ones_asset() {
 }
 
 #[test]
+fn samples_are_copied_as_they_lie_in_the_tar() {
+    let lab = lab();
+    // What this program would not write itself: names that begin with ./, long names, a key that comes again.
+    let long = format!("{}/{}", "f".repeat(120), "k".repeat(110));
+    let keys = ["./plain", &long, "x", "y", "x"];
+    fs::create_dir(lab.at("odd")).unwrap();
+    let mut tar = tar::Builder::new(fs::File::create(lab.at("odd/odd.tar")).unwrap());
+    for key in keys {
+        let json = json!({ "caption": if key == "y" { "drop me" } else { "stay" } }).to_string();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(json.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(77);
+        if key.starts_with('.') {
+            header.as_gnu_mut().unwrap().name[..12].copy_from_slice(b"./plain.json");
+            header.set_cksum();
+            tar.append(&header, json.as_bytes()).unwrap();
+        } else {
+            tar.append_data(&mut header, format!("{key}.json"), json.as_bytes()).unwrap();
+        }
+    }
+    tar.finish().unwrap();
+    let filter = "[[filter]]\nplugin = \"filters/caption_quality.wasm\"\n\
+                  config = { refusal_prefixes = [\"drop\"], min_chars = 0 }\n";
+    fs::write(lab.at("odd.toml"), filter).unwrap();
+    let args = ["data", "filter", "--input", "odd", "--filters", "odd.toml", "--out", "out", "--max-reject-rate", "1"];
+    lab.run(&args).ok();
+    let (raw, out) = (fs::read(lab.at("odd/odd.tar")).unwrap(), fs::read(lab.at("out/odd.tar")).unwrap());
+    let three = Shard::open(lab.at("odd/odd.tar")).unwrap().offsets()[3] as usize;
+    assert_eq!(out[..three], raw[..three], "byte for byte");
+    assert_eq!(Shard::open(lab.at("out/odd.tar")).unwrap().len(), 3);
+    let rejects = jsonl(lab.at("out/rejects.jsonl"));
+    assert_eq!(rejects.len(), 2);
+    assert!(rejects[1]["reason"].as_str().unwrap().contains("the same key"), "{:?}", rejects[1]);
+}
+
+#[test]
 fn mistakes_are_named() {
     let lab = lab();
+    lab.run(&args("pure.toml", "raw", &[])).fails_with(&["is the folder of the input", "give another --out"]);
+    lab.run(&args("pure.toml", "x", &["--split", "trian"])).fails_with(&["trian", "train, val, test"]);
+    lab.run(&args("pure.toml", "x", &["--save-state", "s"])).fails_with(&["none of the filters remembers rows"]);
     lab.run(&args("pure.toml", "out", &[])).ok();
     let other = lab.run(&args("streaming.toml", "out", &[]));
     other.fails_with(&["was begun with other settings", "settings.filters", "another --out"]);

@@ -3,8 +3,11 @@
 mod bad_data;
 mod bad_plugins;
 mod bad_recipe;
+mod crashes;
 mod data_filter;
+mod data_pack;
 mod infer_eval;
 mod lab;
 mod resume;
 mod train;
+mod trust;

@@ -49,9 +49,9 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Measure: packing, filter, image, train; each prints a ratio against its peer (no name: all of them)
+    /// Measure: packing, filter, boundary, peer, pipeline, image, train; each prints a ratio against its peer (no name: all of them)
     Bench {
-        /// packing | filter | image | train
+        /// packing | filter | boundary | peer | pipeline | image | train
         names: Vec<String>,
     },
 }

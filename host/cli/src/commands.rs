@@ -4,7 +4,6 @@ pub mod data;
 pub mod eval;
 pub mod infer;
 pub mod model;
-pub mod plugin;
 pub mod recipe;
 pub mod tokenizer;
 pub mod train;

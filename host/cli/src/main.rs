@@ -5,12 +5,12 @@
 //! ```
 
 mod commands;
-mod console;
 mod wiring;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ovhost_plugin_cli::console;
 
 /// Train, run and evaluate LLaVA-OneVision-1.5, with data filters, packers, prompts and metrics as sandboxed plugins.
 #[derive(Parser)]
@@ -50,9 +50,9 @@ enum Command {
     /// Make, check and compare model folders
     #[command(subcommand)]
     Model(commands::model::Command),
-    /// Look at plugins
+    /// Make, check, test, run and measure plugins
     #[command(subcommand)]
-    Plugin(commands::plugin::Command),
+    Plugin(ovhost_plugin_cli::Command),
     /// Look at recipes: their keys, their schema
     #[command(subcommand)]
     Recipe(commands::recipe::Command),
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Model(command) => commands::model::run(command),
-        Command::Plugin(command) => commands::plugin::run(command),
+        Command::Plugin(command) => ovhost_plugin_cli::run(command),
         Command::Recipe(command) => commands::recipe::run(command),
     };
     match result {

@@ -1,9 +1,11 @@
 //! From names to things: devices, and the recipe's plugins together with those of `--plugins`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use ovhost_plugin::{Host, HostOptions, Kind, Plugin};
+use ovhost_plugin::{Host, Kind, Plugin, PluginSpec, TrustPolicy, split_pin};
+pub use ovhost_plugin_cli::places::{host, locate};
 use ovhost_train::recipe::{PluginSet, PluginUse};
 use tch::Device;
 use tracing::{debug, info};
@@ -38,32 +40,6 @@ pub fn device(name: &str, threads: u32) -> Result<Device> {
     }
 }
 
-/// Folders in which first-party plugins are found: beside the installed binary, and in a source checkout.
-fn builtin_dirs() -> Vec<PathBuf> {
-    let mut dirs = Vec::new();
-    if let Ok(exe) = std::env::current_exe().and_then(std::fs::canonicalize) {
-        // target/release/ovhost -> target/plugins; PREFIX/bin/ovhost -> PREFIX/share/ovhost/plugins
-        if let Some(up) = exe.parent().and_then(Path::parent) {
-            dirs.push(up.join("plugins"));
-            dirs.push(up.join("share/ovhost/plugins"));
-        }
-        if let Some(dir) = exe.parent() {
-            dirs.push(dir.join("plugins"));
-        }
-    }
-    dirs
-}
-
-/// The plugin host with its cache of compiled components.
-pub fn host() -> Result<Host> {
-    Ok(Host::new(HostOptions::default())?)
-}
-
-/// Resolves a plugin's name as recipes and `--plugins` write it.
-pub fn resolve(name: &str, dir: &Path) -> Result<PathBuf> {
-    Ok(ovhost_plugin::resolve(name, Some(dir), &builtin_dirs())?)
-}
-
 /// Everything that a recipe and `--plugins` name, loaded.
 #[derive(Default)]
 pub struct Plugins {
@@ -78,45 +54,47 @@ pub struct Plugins {
 }
 
 /// Loads the recipe's plugins (all, or only those of `kinds`) and then those of `--plugins`: a filter or metric is
-/// added, a prompt or packer replaces the recipe's. A component that the recipe names too keeps its configuration.
+/// added, a prompt or packer replaces the recipe's. A component that the recipe names too keeps its configuration. The recipe's
+/// trust holds for all of them; one of `--plugins` is pinned as NAME@sha256:HEX. Failures are kept in the folder `crashes`.
 pub fn plugins(
     host: &Host,
     set: Option<&PluginSet>,
     extra: &[String],
     dir: &Path,
     seed: u64,
+    crashes: &Path,
     kinds: &[Kind],
 ) -> Result<Plugins> {
+    let trust = Arc::new(set.map(|s| s.policy(dir)).transpose()?.unwrap_or_default());
+    let spec = |use_: &PluginUse| request(use_, dir, seed, &trust, crashes);
     let uses: Vec<&PluginUse> =
         set.map(|s| s.filter.iter().chain([&s.prompt, &s.packer]).chain(&s.metric).collect()).unwrap_or_default();
-    let load = |use_: &PluginUse, path: PathBuf| -> Result<Plugin> { Ok(host.load(&use_.spec(path, dir, seed))?) };
-    let known = |path: &Path| -> Result<Option<&PluginUse>> {
-        for use_ in &uses {
-            if resolve(&use_.plugin, dir).is_ok_and(|p| p == path) {
-                return Ok(Some(use_));
-            }
-        }
-        Ok(None)
+    let known = |path: &Path| {
+        let same = |u: &&PluginUse| locate(&u.plugin, u.sha256.as_deref(), dir).is_ok_and(|at| at.path == path);
+        uses.iter().copied().find(same)
     };
     let mut out = Plugins::default();
     let mut given = Vec::new();
-    for name in extra {
-        let path = resolve(name, dir)?;
-        let plugin = match known(&path)? {
-            Some(use_) => load(use_, path)?,
-            None => load(&PluginUse::bare(name.clone()), path)?,
-        };
-        given.push(plugin);
+    for text in extra {
+        let (name, pin) = split_pin(text);
+        let path = locate(name, pin, dir)?.path;
+        let mut use_ = known(&path).cloned().unwrap_or_else(|| PluginUse::bare(name));
+        if let (Some(ours), Some(theirs)) = (pin, &use_.sha256) {
+            let digits = theirs.strip_prefix("sha256:").unwrap_or(theirs);
+            ensure!(ours.eq_ignore_ascii_case(digits), "--plugins {text}: the recipe pins {name} to sha256 {digits}");
+        }
+        use_.sha256 = use_.sha256.or(pin.map(str::to_owned));
+        given.push(host.load(&spec(&use_)?)?);
     }
     if let Some(set) = set {
         let wanted = |kind: Kind| kinds.contains(&kind);
         let replaced = |kind: Kind| given.iter().any(|p| p.kind() == kind);
         let typed = |use_: &PluginUse, kind: Kind, key: &str| -> Result<Plugin> {
-            let path = resolve(&use_.plugin, dir)?;
+            let spec = spec(use_)?;
             // The kind first: a configuration that is refused says little when the whole plugin is in the wrong place.
-            let seen = host.inspect(&path, use_.sha256.as_deref())?.kind;
+            let seen = host.inspect_spec(&spec)?.kind;
             ensure!(seen == kind, "{key}: {} is a {seen} plugin, a {kind} plugin is needed here", use_.plugin);
-            load(use_, path).with_context(|| format!("{key} ({})", use_.plugin))
+            host.load(&spec).with_context(|| format!("{key} ({})", use_.plugin))
         };
         if wanted(Kind::Filter) {
             for use_ in &set.filter {
@@ -160,6 +138,22 @@ pub fn plugins(
     Ok(out)
 }
 
+/// The loader's request for one use of a plugin.
+pub fn request(
+    use_: &PluginUse,
+    dir: &Path,
+    seed: u64,
+    trust: &Arc<TrustPolicy>,
+    crashes: &Path,
+) -> Result<PluginSpec> {
+    let at = locate(&use_.plugin, use_.sha256.as_deref(), dir)?;
+    let mut spec = use_.spec(at.path, dir, seed);
+    // A digest in the name pins the file too.
+    spec.sha256 = spec.sha256.or(at.sha256);
+    (spec.trust, spec.crashes) = (Arc::clone(trust), Some(crashes.to_owned()));
+    Ok(spec)
+}
+
 fn push_once(list: &mut Vec<Plugin>, plugin: Plugin) {
     let same = |p: &Plugin| p.info().sha256 == plugin.info().sha256 && p.info().entry == plugin.info().entry;
     if !list.iter().any(same) {
@@ -173,14 +167,19 @@ impl Plugins {
         self.filters.iter().chain(&self.prompt).chain(&self.packer).chain(&self.metrics)
     }
 
-    /// What the records of a run say about its plugins: identity and resolved configuration, no paths.
+    /// What the records of a run say about its plugins: identity, resolved configuration, why they were let in; no paths.
     pub fn provenance(&self) -> serde_json::Value {
         let of = |p: &Plugin| {
             let i = p.info();
-            serde_json::json!({
+            let mut record = serde_json::json!({
                 "kind": i.kind, "name": i.name, "plugin": i.plugin_name, "version": i.version, "entry": i.entry,
-                "sha256": i.sha256, "config": i.resolved_config,
-            })
+                "sha256": i.sha256, "config": i.resolved_config, "trust": i.trust,
+            });
+            if !i.assets.is_empty() {
+                let hashes = i.assets.iter().map(|a| (a.name.clone(), a.sha256.clone().into()));
+                record["assets"] = serde_json::Value::Object(hashes.collect());
+            }
+            record
         };
         serde_json::Value::Array(self.all().map(of).collect())
     }

@@ -269,28 +269,29 @@ impl ImageProcessor {
 
     /// Decodes, resizes, normalises and patchifies one encoded picture.
     pub fn process(&self, bytes: &[u8]) -> Result<Pixels, ImageError> {
-        self.process_rgb(&decode_rgb(bytes, self.max_decode_pixels)?)
+        let mut data = Vec::new();
+        let grid = self.process_to(bytes, &mut data)?;
+        Ok(Pixels { data, grid })
     }
 
-    /// As [`Self::process`], from decoded pixels.
-    pub fn process_rgb(&self, picture: &RgbPicture) -> Result<Pixels, ImageError> {
+    /// As [`Self::process`], with the patches put at the end of `out`: a pack's pictures lie one after the other, and are
+    /// made in their place. Returns the grid.
+    pub fn process_to(&self, bytes: &[u8], out: &mut Vec<f32>) -> Result<[i64; 3], ImageError> {
+        let picture = decode_rgb(bytes, self.max_decode_pixels)?;
         let (height, width) = self.smart_resize(picture.height, picture.width)?;
+        let to = (width as usize, height as usize);
         if (height, width) == (picture.height, picture.width) {
-            return Ok(self.patchify(&picture.data, height as usize, width as usize));
+            return Ok(self.patchify(&picture.data, to.1, to.0, out));
         }
-        let resized = resample::bicubic(
-            &picture.data,
-            (picture.width as usize, picture.height as usize),
-            (width as usize, height as usize),
-        );
-        Ok(self.patchify(&resized, height as usize, width as usize))
+        let from = (picture.width as usize, picture.height as usize);
+        Ok(self.patchify(&resample::bicubic(&picture.data, from, to), to.1, to.0, out))
     }
 
     /// What a black picture of this size becomes: same grid, no content. For measuring what a model sees.
-    pub fn blank(&self, width: u32, height: u32) -> Result<Pixels, ImageError> {
+    pub fn blank_to(&self, width: u32, height: u32, out: &mut Vec<f32>) -> Result<[i64; 3], ImageError> {
         let (h, w) = self.smart_resize(height, width)?;
         let (h, w) = (h as usize, w as usize);
-        Ok(self.patchify(&vec![0; h * w * 3], h, w))
+        Ok(self.patchify(&vec![0; h * w * 3], h, w, out))
     }
 
     /// The normalised value of every 8-bit level, per channel. The product is taken in f64 and rounded once to f32,
@@ -304,13 +305,13 @@ impl ImageProcessor {
 
     /// `rgb`: [height, width, 3], sides whole multiples of the factor. Patch order: block row, block column, row in the
     /// block, column in the block; a block is `merge`×`merge` patches.
-    fn patchify(&self, rgb: &[u8], height: usize, width: usize) -> Pixels {
+    fn patchify(&self, rgb: &[u8], height: usize, width: usize, data: &mut Vec<f32>) -> [i64; 3] {
         let (patch, merge) = (self.patch_size as usize, self.merge_size as usize);
         let levels = self.levels();
         let frame = patch * patch;
         let frames = self.temporal_patch_size as usize;
         let (rows, cols) = (height / patch, width / patch);
-        let mut data: Vec<f32> = Vec::with_capacity(rows * cols * self.patch_dim());
+        data.reserve(rows * cols * self.patch_dim());
         for block_row in (0..rows).step_by(merge) {
             for block_col in (0..cols).step_by(merge) {
                 for row in block_row..block_row + merge {
@@ -330,7 +331,7 @@ impl ImageProcessor {
                 }
             }
         }
-        Pixels { data, grid: [1, rows as i64, cols as i64] }
+        [1, rows as i64, cols as i64]
     }
 }
 

@@ -7,6 +7,7 @@
 //! The same seed, shards, plugins and recipe give the same batches for any number of workers. Every sample that was
 //! read is delivered, filtered or rejected exactly once, also across a restart.
 
+mod config;
 mod eval;
 mod order;
 mod pack;
@@ -19,14 +20,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use ovhost_plugin::{OnTrap, PackLimits};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use ovhost_plugin::PackLimits;
 use sha2::{Digest, Sha256};
 
+pub use config::{DataConfig, OneOrMany};
 pub use eval::{EvalReader, EvalSample};
-pub use order::{Position, shuffle};
 use order::{Order, OrderSpec};
+pub use order::{Position, shuffle};
 use pack::{Delivery, PackThread, Snapshot};
 pub(crate) use state::to_hex;
 pub use state::{Held, LoaderState};
@@ -34,136 +34,11 @@ use work::DecodedBin;
 
 use crate::DataError;
 use crate::chat::{ChatTokenizer, IGNORE};
-use crate::image::{DEFAULT_MAX_DECODE_PIXELS, ImageProcessor};
-use crate::pipeline::{PipelineShared, RowPipeline, SampleSource, StageFactory};
+use crate::image::ImageProcessor;
+use crate::packed::MadeFor;
+use crate::pipeline::{CHUNK, PipelineShared, RowPipeline, SampleSource, StageFactory};
 use crate::record::Reject;
-use crate::rejects::{Counters, RejectBudget};
-
-/// One string or a list of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// One.
-    One(String),
-    /// Several.
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    /// As a list.
-    pub fn list(&self) -> Vec<String> {
-        match self {
-            OneOrMany::One(one) => vec![one.clone()],
-            OneOrMany::Many(many) => many.clone(),
-        }
-    }
-}
-
-/// The recipe's `[data]` section.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataConfig {
-    /// Training shards: a path or a list of paths, with braces: "train-{000..007}.tar". Relative to the recipe.
-    pub train: OneOrMany,
-    /// Samples in the shuffle window; 0 keeps the order of the files.
-    pub shuffle_buffer: usize,
-    /// Data threads; 0: one less than there are cores.
-    pub workers: usize,
-    /// Most tokens in a pack.
-    pub capacity: u32,
-    /// Packs in one micro-batch; they are concatenated, never padded.
-    pub packs_per_batch: usize,
-    /// Most samples in a pack; 0: no bound.
-    pub max_items_per_pack: u32,
-    /// Most samples that the packer may hold back; 0: the packer's choice.
-    pub max_open_items: u32,
-    /// Passes over the shards; none: for ever.
-    pub epochs: Option<u64>,
-    /// Largest share of samples that may be rejected (0 to 1) before the run stops. Filter drops do not count.
-    pub max_reject_rate: f64,
-    /// Largest number of rejected samples before the run stops.
-    pub max_rejects: Option<u64>,
-    /// What happens when a filter or prompt plugin fails on a row: "stop" the run, or "reject" the row.
-    pub on_plugin_failure: OnTrap,
-    /// Batches that are decoded ahead.
-    pub prefetch: usize,
-    /// Pictures whose header promises more pixels are rejected and never decoded: a guard against decompression bombs.
-    pub max_image_pixels: u64,
-    /// Replace every picture by a black one of its size: measures what a model knows from the text alone.
-    pub blank_images: bool,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            train: OneOrMany::Many(Vec::new()),
-            shuffle_buffer: 10_000,
-            workers: 0,
-            capacity: 8192,
-            packs_per_batch: 1,
-            max_items_per_pack: 0,
-            max_open_items: 0,
-            epochs: None,
-            max_reject_rate: 0.1,
-            max_rejects: None,
-            on_plugin_failure: OnTrap::Stop,
-            prefetch: 4,
-            max_image_pixels: DEFAULT_MAX_DECODE_PIXELS,
-            blank_images: false,
-        }
-    }
-}
-
-/// Packs that may wait, decoded, for the trainer.
-const MOST_PACKS_AHEAD: usize = 65_536;
-
-impl DataConfig {
-    /// Checks values. The error names the key, the value and what is allowed.
-    pub fn check(&self) -> Result<(), DataError> {
-        let bad = |key: &str, value: String, allowed: &str| {
-            Err(DataError::Config(format!("data.{key} is {value}; allowed: {allowed}")))
-        };
-        if self.capacity == 0 || self.capacity > 1 << 24 {
-            return bad("capacity", self.capacity.to_string(), "1 to 16777216 tokens");
-        }
-        if !(1..=65_536).contains(&self.packs_per_batch) {
-            return bad("packs_per_batch", self.packs_per_batch.to_string(), "1 to 65536");
-        }
-        // A batch's token offsets are 32-bit.
-        let tokens = self.packs_per_batch as u64 * u64::from(self.capacity);
-        if tokens > i32::MAX as u64 {
-            let most = format!("1 to {} with data.capacity = {}", i32::MAX as u32 / self.capacity, self.capacity);
-            return bad("packs_per_batch", self.packs_per_batch.to_string(), &most);
-        }
-        // The queue of packs has its room from the start.
-        let most = MOST_PACKS_AHEAD / self.packs_per_batch;
-        if !(1..=most.min(4096)).contains(&self.prefetch) {
-            let allowed = format!("1 to {} with data.packs_per_batch = {}", most.min(4096), self.packs_per_batch);
-            return bad("prefetch", self.prefetch.to_string(), &allowed);
-        }
-        if self.workers > 1024 {
-            return bad("workers", self.workers.to_string(), "0 (one less than there are cores) to 1024");
-        }
-        if !(1..=1 << 32).contains(&self.max_image_pixels) {
-            return bad("max_image_pixels", self.max_image_pixels.to_string(), "1 to 4294967296");
-        }
-        if !(0.0..=1.0).contains(&self.max_reject_rate) {
-            return bad("max_reject_rate", self.max_reject_rate.to_string(), "0 to 1");
-        }
-        if self.epochs == Some(0) {
-            return bad("epochs", "0".into(), "1 or more, or leave it out to go on for ever");
-        }
-        Ok(())
-    }
-
-    /// Number of data threads.
-    pub fn worker_count(&self) -> usize {
-        match self.workers {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1)),
-            n => n,
-        }
-    }
-}
+use crate::rejects::{Counters, RECIPE_WORDS, RejectBudget};
 
 /// What a loader works with.
 #[derive(Clone)]
@@ -249,9 +124,10 @@ pub struct Loader {
     mine: Counters,
     state: LoaderState,
     rejects: Vec<Reject>,
-    /// Samples of an epoch, of this stream.
+    /// Samples (packs, where they come packed) of an epoch, of this stream.
     epoch_len: u64,
-    /// Samples since the last good one whose pictures were all corrupt, and the latest of them in words.
+    packed: bool,
+    /// Samples (packs) since the last good one whose pictures were all corrupt, and the latest of them in words.
     corrupt: (u64, String),
     ended: bool,
     /// What the end of the data brought to light, for the call after the last batch.
@@ -293,6 +169,14 @@ impl Loader {
         if let Some(state) = &resume {
             state.check(&depends)?;
         }
+        let packed = parts.source.packed();
+        let made_for = MadeFor::of(&parts.chat, &parts.images, parts.stages.prompt_identity());
+        for (shard, head) in parts.source.heads() {
+            head.check(&shard, &made_for, config.capacity)?;
+        }
+        if packed {
+            tracing::info!("data.train holds packs: they are taken as they are, without the packer plugin");
+        }
         let state = resume.clone().unwrap_or_else(|| LoaderState {
             version: state::VERSION,
             depends: depends.clone(),
@@ -315,7 +199,7 @@ impl Loader {
         let pipelines = (0..workers)
             .map(|_| RowPipeline::new(shared.clone(), parts.stages.as_ref(), config.capacity))
             .collect::<Result<Vec<_>, _>>()?;
-        let stage = parts.stages.packer()?;
+        let stage = if packed { None } else { Some(parts.stages.packer()?) };
 
         // Job queues are unbounded because the queues of answers are not: nobody asks for more than they hold.
         let (encode_in, encode_out) = unbounded();
@@ -330,6 +214,8 @@ impl Loader {
             epochs: config.epochs,
             rank: u64::from(parts.rank),
             world: u64::from(parts.world),
+            // A pack holds the pictures of many samples: few are read ahead, and each is a place to go on from.
+            chunk: if packed { 1 } else { CHUNK },
         };
         let at = state.position;
         let jobs = encode_in.clone();
@@ -338,7 +224,7 @@ impl Loader {
             .name("data-order".into())
             .spawn(move || pack::feed(Order::new(spec, at), &jobs, &pending_in));
         threads.push(feeder.map_err(failed)?);
-        let budget = RejectBudget { max_rate: config.max_reject_rate, max_count: config.max_rejects };
+        let budget = RejectBudget { max_rate: config.max_reject_rate, max_count: config.max_rejects, words: RECIPE_WORDS };
         let packer = PackThread {
             stage,
             limits: PackLimits {
@@ -376,6 +262,7 @@ impl Loader {
             state,
             rejects: Vec::new(),
             epoch_len: total.div_ceil(u64::from(parts.world)),
+            packed,
             corrupt: (0, String::new()),
             ended: false,
             verdict: None,
@@ -486,17 +373,18 @@ impl Loader {
         }
         let Some(last) = bin.rejects.last() else { return Ok(()) };
         if bin.samples.is_empty() {
-            self.corrupt.0 += bin.rejects.len() as u64;
+            self.corrupt.0 += if self.packed { 1 } else { bin.rejects.len() as u64 };
         }
         self.corrupt.1 = last.words();
         let all = self.all_counters(snapshot);
         // With max_reject_rate = 1 and endless epochs nothing else would ever end this.
         if self.corrupt.0 > self.epoch_len + snapshot.open.len() as u64 {
             return Err(DataError::Rejects(format!(
-                "the pictures of the last {} samples, more than a whole epoch, are all unusable. {}. The latest: {}. Mend the \
+                "the pictures of the last {} {}, more than a whole epoch, are all unusable. {}. The latest: {}. Mend the \
                  data",
                 self.corrupt.0,
-                all.summary(),
+                if self.packed { "packs" } else { "samples" },
+                all.summary("delivered"),
                 self.corrupt.1
             )));
         }

@@ -20,11 +20,12 @@ use std::sync::Arc;
 
 pub use filters::{Dropped, FilterChain, Row, Stream};
 use filters::{reject, runs, with_key};
-pub use source::{SampleSource, ShardSource};
 use ovhost_plugin::{
-    Batch, CallCtx, Column, Decisions, FilterInstance, Kind, Mode, OnTrap, PackLimits, PackerInstance, Packing, Plugin,
+    Batch, CallCtx, Decisions, FilterInstance, Kind, Mode, OnTrap, PackLimits, PackerInstance, Packing, Plugin,
     PluginInfo, PromptInstance, Rendered,
 };
+use serde_json::{Value, json};
+pub use source::{SampleSource, ShardSource};
 
 use crate::DataError;
 use crate::chat::{ChatTokenizer, Encoded, IGNORE};
@@ -119,12 +120,8 @@ impl PluginStages {
     /// A missing column; a filter that adds a column of the host's; a filter or prompt that is streaming.
     pub fn new(filters: Vec<Plugin>, prompt: Plugin, packer: Option<Plugin>) -> Result<Self, DataError> {
         let mut offered: Vec<String> = columns::STANDARD.map(String::from).into();
-        for filter in &filters {
-            filter.check_columns(&offered.iter().map(String::as_str).collect::<Vec<_>>())?;
-            check_pure("filter", filter.info())?;
-            check_writes(filter.info())?;
-            offered.extend(filter.info().writes.iter().cloned());
-        }
+        filters.iter().try_for_each(|filter| check_pure("filter", filter.info()))?;
+        check_filter_columns(&filters, &mut offered)?;
         prompt.check_columns(&offered.iter().map(String::as_str).collect::<Vec<_>>())?;
         check_pure("prompt", prompt.info())?;
         if let Some(packer) = &packer {
@@ -186,8 +183,8 @@ fn check_pure(kind: &str, info: &PluginInfo) -> Result<(), DataError> {
         return Ok(());
     }
     let next = if info.kind == Kind::Filter {
-        "run it once over the data beforehand (`ovhost plugin run`), and train on what it keeps or give its saved state \
-         (--save-state) to a filter of its second pass as an asset"
+        "run it once over the data beforehand (`ovhost data filter`) and train on what it keeps; of a plugin with two passes, \
+         count with --judge-only --save-state and give that state to the second pass as its asset"
     } else {
         "let it treat each row on its own"
     };
@@ -196,6 +193,19 @@ fn check_pure(kind: &str, info: &PluginInfo) -> Result<(), DataError> {
          instance sees the whole stream, so only pure ones work: {next}",
         info.name
     )))
+}
+
+/// Checks that every column a filter requires is there when its turn comes. `offered` grows by what the filters add.
+///
+/// # Errors
+/// A missing column; a filter that adds a column of the host's.
+pub fn check_filter_columns(filters: &[Plugin], offered: &mut Vec<String>) -> Result<(), DataError> {
+    for filter in filters {
+        filter.check_columns(&offered.iter().map(String::as_str).collect::<Vec<_>>())?;
+        check_writes(filter.info())?;
+        offered.extend(filter.info().writes.iter().cloned());
+    }
+    Ok(())
 }
 
 /// A column of the host's would hide one of the same name that a filter adds.
@@ -439,7 +449,9 @@ impl RowPipeline {
                 let Reject { key, shard, .. } = reject(&row.record, "pack", String::new());
                 match reshape(row.record) {
                     Ok(record) => kept.push(Row { record, ..row }),
-                    Err(reason) => outcomes[row.at] = Some(Outcome::Reject(Reject { key, shard, stage: "pack", reason })),
+                    Err(reason) => {
+                        outcomes[row.at] = Some(Outcome::Reject(Reject { key, shard, stage: "pack", reason }))
+                    }
                 }
             }
             rows = kept;
@@ -547,6 +559,7 @@ mod tests {
             wit_version: String::new(),
             limits: ovhost_plugin::Limits::default(),
             engine: String::new(),
+            trust: Default::default(),
         }
     }
 

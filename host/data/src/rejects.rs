@@ -57,8 +57,9 @@ impl Counters {
         if self.capacity == 0 { 0.0 } else { self.tokens as f64 / self.capacity as f64 }
     }
 
-    /// One line for people: `1,000 samples read: 900 delivered, 60 filtered (too short 60), 40 rejected (read 40)`.
-    pub fn summary(&self) -> String {
+    /// One line for people: `1,000 samples read: 900 delivered, 60 filtered (too short 60), 40 rejected (read 40)`, with
+    /// the word for what became of the good ones.
+    pub fn summary(&self, good: &str) -> String {
         let list = |counts: &BTreeMap<String, u64>| {
             let mut counts: Vec<_> = counts.iter().collect();
             counts.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
@@ -66,7 +67,7 @@ impl Counters {
             if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
         };
         format!(
-            "{} samples read: {} delivered, {} filtered{}, {} rejected{}",
+            "{} samples read: {} {good}, {} filtered{}, {} rejected{}",
             self.read,
             self.samples,
             self.filtered_total(),
@@ -84,7 +85,24 @@ pub struct RejectBudget {
     pub max_rate: f64,
     /// Largest number in all.
     pub max_count: Option<u64>,
+    /// How a user sets the two, and where the rejects are listed: for the text of the error.
+    pub words: BudgetWords,
 }
+
+/// What a bound on rejects is called where it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetWords {
+    /// The largest share.
+    pub rate: &'static str,
+    /// The largest number.
+    pub count: &'static str,
+    /// Where each reject is listed when the bound is passed.
+    pub list: &'static str,
+}
+
+/// Recipe keys.
+pub const RECIPE_WORDS: BudgetWords =
+    BudgetWords { rate: "data.max_reject_rate", count: "data.max_rejects", list: "rejects.jsonl" };
 
 /// Below this many samples a share says little, unless the epoch is over.
 const JUDGE_FROM: u64 = 500;
@@ -95,16 +113,22 @@ impl RejectBudget {
         let rejected = counters.rejected_total();
         let rate = rejected as f64 / counters.read.max(1) as f64;
         let why = if self.max_count.is_some_and(|max| rejected > max) {
-            format!("data.max_rejects is {}", self.max_count.unwrap_or_default())
+            format!("{} is {}", self.words.count, self.max_count.unwrap_or_default())
         } else if rate > self.max_rate && (epoch_end || counters.read >= JUDGE_FROM) {
-            format!("{:.1} % of the samples were rejected and data.max_reject_rate is {}", rate * 100.0, self.max_rate)
+            format!(
+                "{:.1} % of the samples were rejected and {} is {}",
+                rate * 100.0,
+                self.words.rate,
+                self.max_rate
+            )
         } else {
             return Ok(());
         };
         let last = last.map(|l| format!(" The latest: {l}.")).unwrap_or_default();
         Err(format!(
-            "too many rejected samples: {why}. {}.{last} Each is listed in rejects.jsonl; mend the data, or raise the bound",
-            counters.summary()
+            "too many rejected samples: {why}. {}.{last} Each is listed in {}; mend the data, or raise the bound",
+            counters.summary("delivered"),
+            self.words.list
         ))
     }
 }
@@ -119,13 +143,13 @@ mod tests {
 
     #[test]
     fn the_bound_is_judged_on_enough_samples() {
-        let budget = RejectBudget { max_rate: 0.1, max_count: None };
+        let budget = RejectBudget { max_rate: 0.1, max_count: None, words: RECIPE_WORDS };
         assert!(budget.check(&counters(10, 5), false, None).is_ok());
         assert!(budget.check(&counters(1000, 100), true, None).is_ok());
         let text = budget.check(&counters(10, 5), true, Some("corrupt PNG")).unwrap_err();
         assert!(text.contains("50.0 %") && text.contains("max_reject_rate") && text.contains("corrupt PNG"), "{text}");
         assert!(budget.check(&counters(1000, 101), false, None).is_err());
-        let count = RejectBudget { max_rate: 1.0, max_count: Some(3) };
+        let count = RejectBudget { max_rate: 1.0, max_count: Some(3), words: RECIPE_WORDS };
         assert!(count.check(&counters(10, 3), false, None).is_ok());
         assert!(count.check(&counters(10, 4), false, None).unwrap_err().contains("max_rejects is 3"));
     }
@@ -141,6 +165,6 @@ mod tests {
             ..counters(0, 1)
         });
         assert_eq!((all.read, all.rejected_total(), all.filtered_total(), all.fill()), (10, 2, 2, 0.5));
-        assert_eq!(all.summary(), "10 samples read: 7 delivered, 2 filtered (small 2), 2 rejected (read 2)");
+        assert_eq!(all.summary("delivered"), "10 samples read: 7 delivered, 2 filtered (small 2), 2 rejected (read 2)");
     }
 }

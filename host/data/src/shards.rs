@@ -11,7 +11,7 @@ mod expand;
 mod read;
 mod write;
 
-pub use energon::write_nv_meta;
+pub use energon::{check_split, write_nv_meta};
 pub use expand::{expand, expand_braces};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};

@@ -103,7 +103,7 @@ fn same_settings(out: &Path, settings: &Value) -> Result<()> {
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let saved: Value = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; remove the folder", path.display()))?;
-        if &saved != settings {
+        if !same(&saved, settings) {
             let differ: Vec<&str> = keys(&saved, settings);
             bail!(
                 "{} holds answers of another evaluation ({} differ); name another folder with --out or remove it",
@@ -114,6 +114,17 @@ fn same_settings(out: &Path, settings: &Value) -> Result<()> {
         return Ok(());
     }
     score::whole(&path, &serde_json::to_vec_pretty(settings)?)
+}
+
+/// Equal but for who has pinned or signed the plugins.
+fn same(a: &Value, b: &Value) -> bool {
+    let split = |settings: &Value| {
+        let mut settings = settings.clone();
+        let plugins = settings.as_object_mut().and_then(|s| s.remove("plugins")).unwrap_or_default();
+        (settings, plugins)
+    };
+    let ((a, a_plugins), (b, b_plugins)) = (split(a), split(b));
+    a == b && ovhost_plugin::same_plugins(&a_plugins, &b_plugins)
 }
 
 fn keys<'a>(a: &'a Value, b: &'a Value) -> Vec<&'a str> {

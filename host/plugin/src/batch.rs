@@ -8,7 +8,7 @@
 use crate::bindings::ovhost::plugin::types as wit;
 
 /// Position of a call in its stream: the only source of "time" and "randomness" that a plugin sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CallCtx {
     /// Seed of the run; the plugin's own name and [`PluginSpec::seed`](crate::PluginSpec) are mixed in before it sees it.
     pub run_seed: u64,

@@ -8,12 +8,17 @@
 //! Loading compiled code is as trusting as loading a shared library. So the folder is this user's alone (0700, checked), files
 //! are written under a temporary name and renamed, and every read checks length and hash. Whatever goes wrong is a miss: the
 //! component is compiled again.
+//!
+//! After each write the files that were used longest ago go until all together have at most 2 GiB
+//! (`$OVHOST_CACHE_MAX_MIB`), but none of the last minute. Several processes may do that at once: none removes what another
+//! has just written, and since a file is read whole before it is used, one that goes meanwhile is at worst compiled again.
 
 use std::fs;
 use std::hash::Hasher;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
@@ -22,9 +27,18 @@ use wasmtime::component::Component;
 const MAGIC: &[u8; 8] = b"OVHAOT\0\x01";
 const HEADER: usize = 8 + 8 + 32;
 
+const DEFAULT_MAX_MIB: u64 = 2048;
+const PREFIX: &str = ".new-";
+/// What was written or used so short a time ago stays, whoever did it.
+const GRACE: Duration = Duration::from_secs(60);
+/// A temporary file of this age has no process that still writes it.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// The folder of compiled components; `root` is none where no safe folder could be had.
 pub(crate) struct Cache {
     root: Option<PathBuf>,
+    /// Most bytes of all its files.
+    max: u64,
 }
 
 impl Cache {
@@ -34,18 +48,19 @@ impl Cache {
             || std::env::var_os("OVHOST_CACHE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(v).join("wasm"));
         let home =
             || std::env::var_os("HOME").filter(|v| !v.is_empty()).map(|h| PathBuf::from(h).join(".cache/ovhost/wasm"));
+        let max = max_bytes(std::env::var("OVHOST_CACHE_MAX_MIB").ok().as_deref());
         let Some(root) = dir.or_else(from_env).or_else(home) else {
             tracing::warn!("no OVHOST_CACHE and no HOME: plugins are compiled at every start");
-            return Cache { root: None };
+            return Cache { root: None, max };
         };
         match private_folder(&root) {
-            Ok(()) => Cache { root: Some(root) },
+            Ok(()) => Cache { root: Some(root), max },
             Err(why) => {
                 tracing::warn!(
                     "plugin cache {} is not used, plugins are compiled at every start: {why}",
                     root.display()
                 );
-                Cache { root: None }
+                Cache { root: None, max }
             }
         }
     }
@@ -66,7 +81,11 @@ impl Cache {
         // lies in a folder that only this user can write to (checked in `open`), under the engine's compatibility hash, was put
         // there by `put` alone, and its length and sha256 match its header, so it is neither cut nor damaged.
         match unsafe { Component::deserialize(engine, payload) } {
-            Ok(component) => Some(component),
+            Ok(component) => {
+                // Used now: the last to go. Only a wish, in a folder that may be read-only.
+                let _ = fs::File::options().append(true).open(&file).and_then(|f| f.set_modified(SystemTime::now()));
+                Some(component)
+            }
             Err(why) => {
                 tracing::debug!("{} does not fit this engine ({why:#}); compiling again", file.display());
                 None
@@ -81,7 +100,7 @@ impl Cache {
             let folder = file.parent().unwrap_or(Path::new("."));
             private_folder(folder)?;
             let write = || -> std::io::Result<()> {
-                let mut temp = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+                let mut temp = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
                 temp.write_all(MAGIC)?;
                 temp.write_all(&(payload.len() as u64).to_le_bytes())?;
                 temp.write_all(&Sha256::digest(&payload))?;
@@ -92,10 +111,58 @@ impl Cache {
             };
             write().map_err(|e| e.to_string())
         });
-        if let Err(why) = stored {
-            tracing::warn!("cannot keep the compiled plugin in {}: {why}", file.display());
+        match stored {
+            Ok(()) => self.evict(&file),
+            Err(why) => tracing::warn!("cannot keep the compiled plugin in {}: {why}", file.display()),
         }
     }
+
+    /// Removes files, the longest unused first, until the rest fits; never `newest` nor one within its grace. What another
+    /// process removes first is as good as removed.
+    fn evict(&self, newest: &Path) {
+        let Some(root) = &self.root else { return };
+        let mut files = Vec::new();
+        let folders = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for entry in folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+            let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
+            let Ok(used) = meta.modified() else { continue };
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                if used.elapsed().is_ok_and(|age| age > ABANDONED) {
+                    let _ = fs::remove_file(&path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "cwasm") {
+                files.push((used, path, meta.len()));
+            }
+        }
+        let mut total: u64 = files.iter().map(|(_, _, bytes)| bytes).sum();
+        files.sort();
+        for (used, path, bytes) in files.iter().filter(|(_, path, _)| path != newest) {
+            // In the order of use, so the rest are younger still. (A time to come is young.)
+            if total <= self.max || !used.elapsed().is_ok_and(|age| age > GRACE) {
+                break;
+            }
+            if let Err(why) = fs::remove_file(path)
+                && why.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::debug!("{} stays in the plugin cache: {why}", path.display());
+                continue;
+            }
+            total -= bytes;
+        }
+    }
+}
+
+/// The bound on the cache: `set` in MiB, or the default where it is not set or no number.
+fn max_bytes(set: Option<&str>) -> u64 {
+    let mib = match set.map(str::trim).filter(|set| !set.is_empty()) {
+        None => DEFAULT_MAX_MIB,
+        Some(set) => set.parse().unwrap_or_else(|_| {
+            tracing::warn!("OVHOST_CACHE_MAX_MIB is \"{set}\", not a number of MiB; {DEFAULT_MAX_MIB} is used");
+            DEFAULT_MAX_MIB
+        }),
+    };
+    mib.saturating_mul(1 << 20)
 }
 
 /// The payload of a cache file, if it is whole.
@@ -177,6 +244,79 @@ mod tests {
             assert!(cache.get(&engine, "e", "abc").is_none());
         }
         assert_eq!(fs::read_dir(root.join("e")).unwrap().count(), 1, "no temporary files are left");
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_the_newest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let mut cache = Cache::open(Some(folder.path().join("wasm")));
+        let component = empty_component(&engine);
+        cache.put("e", "a", &component);
+        let size = fs::metadata(folder.path().join("wasm/e/a.cwasm")).unwrap().len();
+        let path = |engine: &str, name: &str| folder.path().join(format!("wasm/{engine}/{name}.cwasm"));
+        let aged = |path: PathBuf, seconds: u64| {
+            let then = SystemTime::now() - Duration::from_secs(seconds);
+            fs::File::options().append(true).open(path).unwrap().set_modified(then).unwrap();
+        };
+        let there = || {
+            let all = [("e", "a"), ("e", "b"), ("old", "c"), ("e", "d")];
+            all.map(|(engine, name)| path(engine, name).is_file())
+        };
+        cache.put("e", "b", &component);
+        // Files of other engines count too: nobody else removes them.
+        cache.put("old", "c", &component);
+        aged(path("e", "a"), 300);
+        aged(path("e", "b"), 200);
+        aged(path("old", "c"), 100);
+        // Reading is using.
+        assert!(cache.get(&engine, "e", "a").is_some());
+        cache.max = 2 * size + size / 2;
+        for name in ["dead", "live"] {
+            fs::write(folder.path().join(format!("wasm/e/{PREFIX}{name}")), "").unwrap();
+        }
+        aged(folder.path().join(format!("wasm/e/{PREFIX}dead")), 4000);
+        cache.put("e", "d", &component);
+        assert_eq!(there(), [true, false, false, true]);
+        let temporary = |name: &str| folder.path().join(format!("wasm/e/{PREFIX}{name}")).exists();
+        assert_eq!((temporary("dead"), temporary("live")), (false, true));
+        cache.max = 0;
+        aged(path("e", "d"), 100);
+        cache.put("e", "b", &component);
+        assert_eq!(there(), [true, true, false, false], "what was just written or used stays");
+    }
+
+    #[test]
+    fn many_may_write_and_evict_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let component = empty_component(&engine);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (engine, component) = (&engine, &component);
+                let mut cache = Cache::open(Some(folder.path().join("wasm")));
+                cache.max = 1;
+                scope.spawn(move || {
+                    for i in 0..20 {
+                        let name = format!("{}", (i * 7 + thread) % 5);
+                        cache.put("e", &name, component);
+                        // Whatever others removed meanwhile: a file is whole or not there.
+                        let _ = cache.get(engine, "e", &name);
+                    }
+                });
+            }
+        });
+        let left = fs::read_dir(folder.path().join("wasm/e")).unwrap().count();
+        assert_eq!(left, 5, "none removes what another has just written");
+    }
+
+    #[test]
+    fn the_bound_is_read_from_the_environment() {
+        assert_eq!(max_bytes(None), 2 << 30);
+        assert_eq!(max_bytes(Some("")), 2 << 30);
+        assert_eq!(max_bytes(Some(" 10 ")), 10 << 20);
+        assert_eq!(max_bytes(Some("ten")), 2 << 30);
+        assert_eq!(max_bytes(Some("99999999999999999")), u64::MAX);
     }
 
     #[test]

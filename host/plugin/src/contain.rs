@@ -21,24 +21,24 @@ pub enum OnTrap {
     Reject,
 }
 
-/// Rows `lo..hi` and their answer, or the words of the failure of the single row `lo`.
+/// Rows `lo..hi` and their answer, or the failure of the single row `lo`.
 #[derive(Debug)]
 pub(crate) struct Piece<R> {
     pub lo: u32,
     pub hi: u32,
-    pub answer: Result<R, String>,
+    pub answer: Result<R, CallError>,
 }
 
 /// A batch failed as a whole: with the row to blame, where one was found.
 #[derive(Debug)]
 pub(crate) struct Failed {
-    pub error: CallError,
+    pub error: Box<CallError>,
     pub row: Option<u32>,
 }
 
 impl From<CallError> for Failed {
     fn from(error: CallError) -> Self {
-        Failed { error, row: None }
+        Failed { error: error.into(), row: None }
     }
 }
 
@@ -84,7 +84,7 @@ fn blame<R>(rows: u32, first: CallError, mut run: impl FnMut(u32, u32) -> Result
             },
         }
     }
-    Failed { error: cause, row: Some(lo) }
+    Failed { error: cause.into(), row: Some(lo) }
 }
 
 /// Halves `lo..hi`, which has just failed, until what fails is single rows.
@@ -96,19 +96,17 @@ fn split<R>(
     pieces: &mut Vec<Piece<R>>,
 ) -> Result<(), Failed> {
     if hi - lo <= 1 {
-        let words = match failure {
-            CallError::Trap(call, cause) => format!("{call} failed: {cause}"),
-            CallError::Output(call, rule) => format!("{call}: the answer breaks the contract: {rule}"),
-            CallError::Fatal(_) => return Err(Failed { error: failure, row: Some(lo) }),
-        };
-        pieces.push(Piece { lo, hi, answer: Err(words) });
+        if matches!(failure, CallError::Fatal(_)) {
+            return Err(Failed { error: failure.into(), row: Some(lo) });
+        }
+        pieces.push(Piece { lo, hi, answer: Err(failure) });
         return Ok(());
     }
     let middle = lo + (hi - lo) / 2;
     for (lo, hi) in [(lo, middle), (middle, hi)] {
         match run(lo, hi) {
             Ok(answer) => pieces.push(Piece { lo, hi, answer: Ok(answer) }),
-            Err(error @ CallError::Fatal(_)) => return Err(Failed { error, row: None }),
+            Err(error @ CallError::Fatal(_)) => return Err(Failed { error: error.into(), row: None }),
             Err(error) => split(lo, hi, error, run, pieces)?,
         }
     }
@@ -124,7 +122,7 @@ mod tests {
         move |lo, hi| {
             *calls += 1;
             match guilty.iter().find(|g| (lo..hi).contains(g)) {
-                Some(_) => Err(CallError::Trap("process", TrapCause::OutOfBounds)),
+                Some(_) => Err(CallError::Trap("process", TrapCause::OutOfBounds.into())),
                 None => Ok((lo..hi).collect()),
             }
         }
@@ -165,7 +163,11 @@ mod tests {
     fn a_failure_that_does_not_recur_blames_nobody() {
         let mut first = true;
         let failed = contain(OnTrap::Stop, 8, |_, _| {
-            if std::mem::take(&mut first) { Err(CallError::Trap("process", TrapCause::OutOfBounds)) } else { Ok(()) }
+            if std::mem::take(&mut first) {
+                Err(CallError::Trap("process", TrapCause::OutOfBounds.into()))
+            } else {
+                Ok(())
+            }
         })
         .unwrap_err();
         assert_eq!(failed.row, None);

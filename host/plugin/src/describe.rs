@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::bindings::exports::ovhost::plugin::lifecycle as wit;
-use crate::error::clip;
+use crate::error::plain;
+use crate::scan::Kind;
 
 /// What a component holds.
 #[derive(Debug, Clone, Serialize)]
@@ -64,12 +65,32 @@ pub(crate) fn check(said: wit::Description) -> Result<Description, String> {
     let mut entries: Vec<Entry> = Vec::with_capacity(said.entries.len());
     for raw in said.entries {
         if entries.iter().any(|e| e.name == raw.name) {
-            return Err(format!("two entries are named \"{}\"", clip(&raw.name, NAME_BYTES)));
+            return Err(format!("two entries are named \"{}\"", plain(&raw.name, NAME_BYTES)));
         }
-        let shown = clip(&raw.name, NAME_BYTES).to_owned();
+        let shown = plain(&raw.name, NAME_BYTES);
         entries.push(entry(raw).map_err(|rule| format!("entry \"{shown}\": {rule}"))?);
     }
     Ok(Description { name: said.name, version: said.version, license: said.license, homepage: said.homepage, entries })
+}
+
+/// What a component of filters says of state must agree with what it exports: state that cannot be saved would be lost at
+/// the first checkpoint, and an interface for state that nothing has is a mistake. The error is the broken rule.
+pub(crate) fn check_state(said: &Description, kind: Kind, filter_state: bool) -> Result<(), String> {
+    if kind != Kind::Filter {
+        return Ok(());
+    }
+    match said.entries.iter().find(|entry| !entry.state_pure) {
+        Some(entry) if !filter_state => Err(format!(
+            "entry \"{}\" is streaming, and the component does not export filter-state, so its state could not be saved; \
+             implement StatefulFilter and export it with export_stateful_filter! (in other languages: the world \
+             stateful-filter-plugin), or say that it is pure",
+            entry.name
+        )),
+        None if filter_state => Err("it exports filter-state, and none of its entries is streaming; say which is, or \
+                                     export it as a filter without state (world filter-plugin)"
+            .into()),
+        _ => Ok(()),
+    }
 }
 
 fn entry(raw: wit::Entry) -> Result<Entry, String> {
@@ -172,6 +193,27 @@ mod tests {
         let d = check(good()).unwrap();
         assert_eq!(d.entries[0].reads, vec![("text".to_owned(), true)]);
         assert!(d.entries[0].state_pure);
+    }
+
+    #[test]
+    fn state_and_its_interface_go_together() {
+        let filters = |streaming: &[bool]| {
+            let mut d = good();
+            let first = d.entries.remove(0);
+            for (i, streaming) in streaming.iter().enumerate() {
+                let state = if *streaming { wit::StateModel::Streaming } else { wit::StateModel::Pure };
+                d.entries.push(wit::Entry { name: format!("e{i}"), state, ..first.clone() });
+            }
+            check(d).unwrap()
+        };
+        check_state(&filters(&[false]), Kind::Filter, false).unwrap();
+        check_state(&filters(&[true]), Kind::Filter, true).unwrap();
+        check_state(&filters(&[false, true]), Kind::Filter, true).unwrap();
+        check_state(&filters(&[true]), Kind::Packer, false).unwrap();
+        let rule = check_state(&filters(&[false, true]), Kind::Filter, false).unwrap_err();
+        assert!(rule.contains("entry \"e1\" is streaming") && rule.contains("export_stateful_filter!"), "{rule}");
+        let rule = check_state(&filters(&[false, false]), Kind::Filter, true).unwrap_err();
+        assert!(rule.contains("none of its entries is streaming"), "{rule}");
     }
 
     #[test]

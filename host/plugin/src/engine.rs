@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -34,6 +34,15 @@ struct HostInner {
     cache: Cache,
     /// By stack limit, which wasmtime fixes per engine.
     runtimes: Mutex<BTreeMap<u32, Arc<Runtime>>>,
+}
+
+/// How a component's machine code was had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compiled {
+    /// It was there: from this process, or from the cache on disk.
+    Before,
+    /// Made now, in so much time.
+    Now(Duration),
 }
 
 /// One engine with what belongs to it.
@@ -67,8 +76,9 @@ fn config(stack_kib: u32) -> Config {
 fn pool(memories: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(memories);
-    pool.total_core_instances(memories * 4);
-    // A Rust component has 3 or 4 core instances and 1 memory; an interpreter over 100.
+    // A Rust component has 3 to 5 core instances and 1 memory; an interpreter over 100 of them, with as many live at once as
+    // there are data threads. These are counts, which reserve nothing.
+    pool.total_core_instances(memories * 40);
     pool.max_core_instances_per_component(400);
     pool.max_memories_per_component(16);
     pool.max_tables_per_component(64);
@@ -128,20 +138,21 @@ impl Host {
         Ok(runtime)
     }
 
-    /// Compiled form of `bytes`, whose hash is `sha256`: from this process, from the disk, or made now.
+    /// Compiled form of `bytes`, whose hash is `sha256`: from this process, from the disk, or made now. How it was had is
+    /// told too.
     pub(crate) fn compile(
         &self,
         runtime: &Runtime,
         path: &Path,
         bytes: &[u8],
         sha256: &str,
-    ) -> Result<Component, PluginError> {
+    ) -> Result<(Component, Compiled), PluginError> {
         let lock = || runtime.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = lock().get(sha256) {
-            return Ok(component.clone());
+            return Ok((component.clone(), Compiled::Before));
         }
-        let component = match self.inner.cache.get(&runtime.engine, &runtime.hash, sha256) {
-            Some(component) => component,
+        let (component, how) = match self.inner.cache.get(&runtime.engine, &runtime.hash, sha256) {
+            Some(component) => (component, Compiled::Before),
             None => {
                 if bytes.len() > 4 << 20 {
                     tracing::info!(
@@ -154,11 +165,48 @@ impl Host {
                 let component = Component::from_binary(&runtime.engine, bytes)
                     .map_err(|e| PluginError::Invalid { path: path.to_owned(), why: words(&e) })?;
                 tracing::debug!("compiled {} in {:?}", path.display(), start.elapsed());
+                let took = start.elapsed();
                 self.inner.cache.put(&runtime.hash, sha256, &component);
-                component
+                (component, Compiled::Now(took))
             }
         };
         lock().insert(sha256.to_owned(), component.clone());
-        Ok(component)
+        Ok((component, how))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::new_store;
+    use crate::log::PluginLog;
+
+    /// As an interpreter's component is: over a hundred core instances, three memories, a large table.
+    #[test]
+    fn interpreters_fit_many_times() {
+        let runtime = Runtime::new(Limits::default().stack_kib).unwrap();
+        let small = "(core instance (instantiate $small))".repeat(106);
+        let text = format!(
+            "(component
+               (core module $small)
+               (core module $main (memory 2) (table 90000 funcref))
+               (core module $memory (memory 1))
+               (core instance (instantiate $main))
+               (core instance (instantiate $memory)) (core instance (instantiate $memory))
+               {small})"
+        );
+        let component = Component::new(&runtime.engine, wat::parse_str(text).unwrap()).unwrap();
+        let pre = runtime.linker.instantiate_pre(&component).unwrap();
+        let log = PluginLog::new("interpreter");
+        let live: Vec<_> = (0..160)
+            .map(|i| {
+                let mut store = new_store(&runtime, &Limits::default(), &log);
+                store.set_fuel(1_000_000).unwrap();
+                let instance = pre.instantiate(&mut store);
+                instance.unwrap_or_else(|e| panic!("instance {i}: {}", words(&e)));
+                store
+            })
+            .collect();
+        assert_eq!(live.len(), 160);
     }
 }

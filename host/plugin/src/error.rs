@@ -38,6 +38,12 @@ pub enum TrapCause {
         /// The limit, MiB.
         limit_mib: u32,
     },
+    /// Its answer (or what it logged) is no value of the contract's types: an address outside of its memory, a case that does
+    /// not exist, text that is not UTF-8.
+    Malformed {
+        /// wasmtime's words.
+        text: String,
+    },
     /// Anything else that wasmtime reports.
     Other {
         /// Its words, outermost first.
@@ -77,6 +83,11 @@ impl fmt::Display for TrapCause {
             TrapCause::OutputTooLarge { limit_mib } => {
                 write!(f, "it returned (or logged) more than limits.output_mib = {limit_mib}: return less or raise it")
             }
+            TrapCause::Malformed { text } => write!(
+                f,
+                "it handed over a malformed value: {text}. This is a defect of the plugin, or of the bindings that it was \
+                 built with"
+            ),
             TrapCause::Other { text } => write!(f, "{text}"),
         }
     }
@@ -330,7 +341,7 @@ pub enum PluginError {
         rule: String,
     },
     /// The plugin trapped.
-    #[error("plugin {plugin} failed in {call}{}: {cause}", row_words(*.row, .key.as_deref()))]
+    #[error("plugin {plugin} failed in {call}{}: {cause}{}", row_words(*.row, .key.as_deref()), crate::backtrace::words(.backtrace))]
     Trap {
         /// Plugin name.
         plugin: String,
@@ -342,6 +353,8 @@ pub enum PluginError {
         key: Option<String>,
         /// Why.
         cause: TrapCause,
+        /// Functions of the plugin that were running, innermost first, as far as the component names them.
+        backtrace: crate::Frames,
     },
     /// An instance whose state was lost by an earlier failure.
     #[error("plugin {plugin} lost its state in an earlier failure ({earlier}): {next}")]
@@ -353,6 +366,14 @@ pub enum PluginError {
         /// What makes it usable again.
         next: &'static str,
     },
+    /// Asked for what only a plugin with state can do, or only one without.
+    #[error("plugin {plugin}: {why}")]
+    StateModel {
+        /// Plugin name.
+        plugin: String,
+        /// What was asked, why it cannot be, and what to do.
+        why: &'static str,
+    },
     /// Saved state that does not belong here.
     #[error("plugin {plugin}: the saved state cannot be restored: {why}")]
     State {
@@ -361,6 +382,23 @@ pub enum PluginError {
         /// What is wrong with it.
         why: String,
     },
+    /// A crash file that cannot be used.
+    #[error("{} is not a crash file that this host can read: {why}", .path.display())]
+    BadBundle {
+        /// The file.
+        path: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// The recipe's trust forbids it.
+    #[error(transparent)]
+    Trust(Box<crate::trust::TrustError>),
+    /// A package that is not there.
+    #[error(transparent)]
+    Package(#[from] crate::package::PackageError),
+    /// A registry's plugin that is not on this machine.
+    #[error(transparent)]
+    Oci(#[from] crate::oci::OciError),
     /// `init` gave another resolved configuration than at load time.
     #[error(
         "plugin {plugin} is not deterministic: `init` with the same configuration answered first\n  {first}\nand then\n  \
@@ -374,6 +412,12 @@ pub enum PluginError {
         /// Now.
         second: String,
     },
+}
+
+impl From<crate::trust::TrustError> for PluginError {
+    fn from(error: crate::trust::TrustError) -> Self {
+        PluginError::Trust(Box::new(error))
+    }
 }
 
 fn list_diagnostics(diagnostics: &[Diagnostic]) -> String {
@@ -402,4 +446,19 @@ pub(crate) fn clip(text: &str, max: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// Text from a plugin as an error shows it: clipped, and control characters escaped, so that it cannot paint over a
+/// terminal or look like lines of the host's.
+pub(crate) fn plain(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for c in clip(text, max).chars() {
+        match c {
+            '\n' => out.push_str("\n    "),
+            '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
 }

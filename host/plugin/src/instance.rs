@@ -16,13 +16,15 @@ use serde::Serialize;
 use wasmtime::component::Instance;
 use wasmtime::{Store, Trap};
 
+use crate::backtrace::{Stopped, frames};
 use crate::bindings::exports::ovhost::plugin::lifecycle;
 use crate::bindings::ovhost::plugin::types as wit;
 use crate::engine::{Runtime, words};
-use crate::error::{PluginError, RefusalKind, TrapCause, clip};
+use crate::error::{PluginError, RefusalKind, TrapCause, clip, plain};
+use crate::histogram::Histogram;
 use crate::limits::{Limiter, Limits, MemoryRefused};
 use crate::load::{Loaded, Plugin};
-use crate::log::{LogSink, StoreData};
+use crate::log::{LogSink, LoggedTooMuch, PluginLog, StoreData};
 use crate::{Batch, CallCtx};
 
 /// What an instance did: for the run manifest.
@@ -50,6 +52,10 @@ pub struct Counters {
     pub fuel_total: u64,
     /// Fuel used by the costliest call.
     pub fuel_max: u64,
+    /// How the fuel of calls is spread.
+    pub fuel: Histogram,
+    /// Of the call that came closest to its budget: fuel used, in thousandths of the budget. 1000: it ran out.
+    pub fuel_peak_permille: u32,
     /// Bytes copied in.
     pub bytes_in: u64,
     /// Time spent in calls, nanoseconds (copying in and out included).
@@ -74,6 +80,8 @@ impl Counters {
         self.recycles += other.recycles;
         self.fuel_total += other.fuel_total;
         self.fuel_max = self.fuel_max.max(other.fuel_max);
+        self.fuel.merge(&other.fuel);
+        self.fuel_peak_permille = self.fuel_peak_permille.max(other.fuel_peak_permille);
         self.bytes_in += other.bytes_in;
         self.call_ns += other.call_ns;
         self.peak_memory = self.peak_memory.max(other.peak_memory);
@@ -84,7 +92,7 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// The guest trapped; the store is gone.
-    Trap(&'static str, TrapCause),
+    Trap(&'static str, Stopped),
     /// The answer breaks a rule.
     Output(&'static str, String),
     /// Anything else.
@@ -101,9 +109,20 @@ impl CallError {
     pub(crate) fn into_error(self, plugin: &str, row: Option<u64>, key: Option<String>) -> PluginError {
         let plugin = plugin.to_owned();
         match self {
-            CallError::Trap(call, cause) => PluginError::Trap { plugin, call, row, key, cause },
+            CallError::Trap(call, Stopped { cause, backtrace }) => {
+                PluginError::Trap { plugin, call, row, key, cause, backtrace }
+            }
             CallError::Output(call, rule) => PluginError::Output { plugin, call, rule },
             CallError::Fatal(error) => error,
+        }
+    }
+
+    /// The failure of a single row, for its row error.
+    pub(crate) fn row_words(&self) -> String {
+        match self {
+            CallError::Trap(call, stopped) => format!("{call} failed: {}", stopped.cause),
+            CallError::Output(call, rule) => format!("{call}: the answer breaks the contract: {rule}"),
+            CallError::Fatal(error) => error.to_string(),
         }
     }
 }
@@ -114,8 +133,8 @@ pub(crate) trait Guest: Sized + Send {
     fn load(loaded: &Loaded, store: &mut Store<StoreData>, instance: &Instance) -> wasmtime::Result<Self>;
 }
 
-pub(crate) fn new_store(runtime: &Runtime, limits: &Limits, name: &std::sync::Arc<str>) -> Store<StoreData> {
-    let data = StoreData { limiter: Limiter::new(limits.memory_mib), log: LogSink::new(name.clone()) };
+pub(crate) fn new_store(runtime: &Runtime, limits: &Limits, log: &std::sync::Arc<PluginLog>) -> Store<StoreData> {
+    let data = StoreData { limiter: Limiter::new(limits.memory_mib), log: LogSink::new(log.clone()) };
     let mut store = Store::new(&runtime.engine, data);
     store.limiter(|data| &mut data.limiter);
     store.set_hostcall_fuel((limits.output_mib as usize) << 20);
@@ -128,20 +147,24 @@ pub(crate) fn guarded<R>(
     limits: &Limits,
     fuel: u64,
     run: impl FnOnce(&mut Store<StoreData>) -> wasmtime::Result<R>,
-) -> (Result<R, TrapCause>, u64) {
+) -> (Result<R, Stopped>, u64) {
     // Only an engine without fuel refuses these two, and ours all count it.
     let set = store.set_fuel(fuel);
-    store.data_mut().log.begin();
+    store.data_mut().log.begin((limits.output_mib as usize) << 20);
     let answer = set.and_then(|()| run(store));
     let used = fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let error = store.data_mut().log.take_error();
     store.data_mut().log.end();
-    (answer.map_err(|e| trap_cause(&e, limits, fuel, error)), used)
+    let stopped = |e: wasmtime::Error| Stopped { backtrace: frames(&e), cause: trap_cause(&e, limits, fuel, error) };
+    (answer.map_err(stopped), used)
 }
 
 fn trap_cause(error: &wasmtime::Error, limits: &Limits, fuel: u64, logged: Option<String>) -> TrapCause {
     if let Some(refused) = error.downcast_ref::<MemoryRefused>() {
         return TrapCause::Memory { limit_mib: limits.memory_mib, wanted: refused.wanted };
+    }
+    if error.is::<LoggedTooMuch>() {
+        return TrapCause::OutputTooLarge { limit_mib: limits.output_mib };
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => TrapCause::OutOfFuel { budget: fuel },
@@ -155,7 +178,11 @@ fn trap_cause(error: &wasmtime::Error, limits: &Limits, fuel: u64, logged: Optio
             if text.contains("fuel allocated for hostcalls") {
                 return TrapCause::OutputTooLarge { limit_mib: limits.output_mib };
             }
-            TrapCause::Other { text: clip(&text, 2048).to_owned() }
+            let text = clip(&text, 2048).to_owned();
+            // Every other error of a call that is no trap comes of lifting its answer or its arguments.
+            let of_the_host =
+                error.is::<wasmtime::PoolConcurrencyLimitError>() || text.contains("resource limit exceeded");
+            if of_the_host { TrapCause::Other { text } } else { TrapCause::Malformed { text } }
         }
     }
 }
@@ -166,7 +193,7 @@ pub(crate) fn init(
     store: &mut Store<StoreData>,
     instance: &Instance,
 ) -> Result<Result<String, Vec<wit::Diagnostic>>, CallError> {
-    let failed = |e: wasmtime::Error| CallError::Trap("init", TrapCause::Other { text: words(&e) });
+    let failed = |e: wasmtime::Error| CallError::Trap("init", TrapCause::Other { text: words(&e) }.into());
     let guest = loaded.lifecycle.load(&mut *store, instance).map_err(failed)?;
     let assets: Vec<lifecycle::Asset<'_>> =
         loaded.assets.iter().map(|(name, data)| lifecycle::Asset { name, data }).collect();
@@ -222,11 +249,14 @@ impl<G: Guest> Core<G> {
     fn arm(&mut self) -> Result<(), CallError> {
         if self.armed.is_none() {
             let loaded = self.plugin.loaded();
-            let mut store = new_store(&loaded.runtime, &loaded.limits, &loaded.log_name);
-            let failed = |e: wasmtime::Error| CallError::Trap("start", trap_cause(&e, &loaded.limits, INIT_FUEL, None));
+            let mut store = new_store(&loaded.runtime, &loaded.limits, &loaded.log);
+            let failed = |e: wasmtime::Error| {
+                let cause = trap_cause(&e, &loaded.limits, INIT_FUEL, None);
+                CallError::Trap("start", Stopped { backtrace: frames(&e), cause })
+            };
             // Instantiation may run start functions.
-            store.set_fuel(INIT_FUEL).map_err(failed)?;
-            let instance = loaded.pre.instantiate(&mut store).map_err(failed)?;
+            let (instance, _) = guarded(&mut store, &loaded.limits, INIT_FUEL, |store| loaded.pre.instantiate(store));
+            let instance = instance.map_err(|cause| CallError::Trap("start", cause))?;
             match init(loaded, &mut store, &instance)? {
                 Ok(resolved) if resolved == loaded.resolved_text => {}
                 other => {
@@ -262,13 +292,17 @@ impl<G: Guest> Core<G> {
         };
         let start = Instant::now();
         let guest = &armed.guest;
-        let (answer, fuel) = guarded(&mut armed.store, limits, limits.fuel(rows, bytes), |store| run(guest, store));
+        let budget = limits.fuel(rows, bytes);
+        let (answer, fuel) = guarded(&mut armed.store, limits, budget, |store| run(guest, store));
         let counters = &mut self.counters;
         counters.calls += 1;
         counters.bytes_in += bytes;
         counters.call_ns += start.elapsed().as_nanos() as u64;
         counters.fuel_total += fuel;
         counters.fuel_max = counters.fuel_max.max(fuel);
+        counters.fuel.add(fuel);
+        let permille = u128::from(fuel) * 1000 / u128::from(budget.max(1));
+        counters.fuel_peak_permille = counters.fuel_peak_permille.max(permille as u32);
         counters.peak_memory = counters.peak_memory.max(armed.store.data().limiter.used);
         answer.map_err(|cause| {
             self.counters.traps += 1;
@@ -300,8 +334,8 @@ impl<G: Guest> Core<G> {
             plugin: self.name().to_owned(),
             call,
             kind,
-            message: clip(&error.message, 2048).to_owned(),
-            detail: error.detail.map(|d| clip(&d, 4096).to_owned()),
+            message: plain(&error.message, 2048),
+            detail: error.detail.map(|d| plain(&d, 4096)),
         })
     }
 
@@ -379,7 +413,7 @@ pub(crate) fn added(plugin: &Plugin, rows: u32, columns: Vec<wit::ColumnResult>)
             let declared = if writes.is_empty() { "none".to_owned() } else { writes.join(", ") };
             return Err(format!(
                 "it added column \"{}\", which it did not declare (writes: {declared})",
-                clip(&column.name, 64)
+                plain(&column.name, 64)
             ));
         }
         if out.iter().any(|c| c.name == column.name) {
@@ -398,7 +432,7 @@ pub(crate) fn row_errors(rows: u32, errors: Vec<wit::RowError>) -> Result<Vec<(u
         if error.row >= rows {
             return Err(format!("an error names row {}, the batch has {rows}", error.row));
         }
-        out.push((error.row, clip(&error.message, 1024).to_owned()));
+        out.push((error.row, plain(&error.message, 1024)));
     }
     out.sort_by_key(|e| e.0);
     match out.windows(2).find(|w| w[0].0 == w[1].0) {

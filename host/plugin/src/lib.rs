@@ -6,40 +6,63 @@
 //! ```
 //!
 //! * [`load`](Host::load) finds everything that is wrong before any data is read;
-//! * an instance belongs to one worker, keeps its store warm, and makes a new one after a failure;
+//! * an instance belongs to one worker, keeps its store warm, and makes a new one after a failure (a filter that remembers rows: only to be restored);
 //! * whatever a plugin answers is checked against the contract (`wit/plugin.wit`) before it is believed;
 //! * no plugin can reach files, clocks, network, or end the host.
 
+mod backtrace;
 mod batch;
 mod bindings;
+mod bundle;
 mod cache;
 mod contain;
 mod describe;
 mod engine;
 mod error;
+mod files;
 mod filter;
+mod histogram;
+mod independence;
 mod instance;
+pub mod json;
 mod limits;
 mod load;
 mod log;
 mod metric;
+mod nesting;
+mod oci;
+mod package;
 mod packer;
 mod prompt;
+mod replay;
 mod resolve;
 mod scan;
 mod schema;
+mod schema_bounds;
+mod trust;
 
+pub use backtrace::Frames;
 pub use batch::{Batch, CallCtx, Column, ColumnData, Ragged};
+pub use bundle::{Bundle, Call, ComponentRecord, Earlier, Failure, RawColumn, Rows, Stream};
 pub use contain::OnTrap;
 pub use describe::{Description, Entry};
-pub use engine::{Host, HostOptions};
+pub use engine::{Compiled, Host, HostOptions};
 pub use error::{Diagnostic, PluginError, RefusalKind, TrapCause};
 pub use filter::{Decisions, FilterInstance};
+pub use histogram::Histogram;
+pub use independence::{Independence, check_independence};
 pub use instance::Counters;
 pub use limits::Limits;
-pub use load::{AssetInfo, Inspection, Plugin, PluginInfo, PluginSpec};
+pub use load::{AssetInfo, Inspection, Plugin, PluginInfo, PluginSpec, surface};
 pub use metric::{MetricInfo, MetricInstance, MetricValue, Scored};
-pub use packer::{PackLimits, PackerInstance, Packing};
+pub use oci::{OciError, OciReference, OciStore, Stored};
+pub use package::{PackageError, package_roots};
+pub use packer::{Bins, PackLimits, PackerInstance, Packing};
 pub use prompt::{Message, Mode, Part, Piece, PromptInstance, PromptOutput, Rendered, Segment};
-pub use resolve::resolve;
-pub use scan::{Kind, WIT_VERSION};
+pub use replay::{Replay, Verdict};
+pub use resolve::{Located, locate, resolve, split_pin};
+pub use scan::{Kind, Surface, WIT_VERSION};
+pub use trust::{
+    KeyId, SignatureRecord, Signed, Trust, TrustError, TrustPolicy, TrustRecord, TrustedKey, same_plugins,
+    signature_path,
+};

@@ -10,26 +10,30 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use wasmtime::component::InstancePre;
 
 use crate::bindings::exports::ovhost::plugin as exports;
+use crate::bundle::{Crashes, Occasion};
 use crate::cache::hex;
 use crate::describe::{self, Description, Entry};
-use crate::engine::{Host, Runtime, words};
-use crate::error::{Diagnostic, PluginError, clip};
+use crate::engine::{Compiled, Host, Runtime, words};
+use crate::error::{Diagnostic, PluginError, TrapCause, clip, plain};
 use crate::instance::{CallError, Counters, INIT_FUEL, guarded, init, new_store};
 use crate::limits::Limits;
-use crate::log::StoreData;
+use crate::log::{PluginLog, StoreData};
 use crate::scan::{Kind, Surface, scan};
 use crate::schema;
+use crate::trust::{TrustPolicy, TrustRecord};
 
 /// Largest component, interpreters (Python, JavaScript) included.
 const COMPONENT_BYTES: u64 = 64 << 20;
 /// Largest asset.
 const ASSET_BYTES: u64 = 256 << 20;
+/// Findings of `init` that are shown.
+const FINDINGS: usize = 100;
 /// Largest resolved configuration.
 const RESOLVED_BYTES: usize = 1 << 20;
 
@@ -48,10 +52,16 @@ pub struct PluginSpec {
     pub config: Value,
     /// Files that it reads at `init`, by the names that it declares.
     pub assets: BTreeMap<String, PathBuf>,
+    /// Their sha256 hashes, by the same names; another file is refused.
+    pub asset_pins: BTreeMap<String, String>,
     /// What it may use.
     pub limits: Limits,
     /// Mixed into the seed that it sees, together with its name and the call's `run_seed`.
     pub seed: u64,
+    /// What it must bring to be loaded.
+    pub trust: Arc<TrustPolicy>,
+    /// Folder in which its failures are kept, each as a file that repeats it; none: they are not.
+    pub crashes: Option<PathBuf>,
 }
 
 impl PluginSpec {
@@ -62,7 +72,7 @@ impl PluginSpec {
 }
 
 /// A file that a plugin was given, for provenance.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AssetInfo {
     /// The plugin's name for it.
     pub name: String,
@@ -115,6 +125,8 @@ pub struct PluginInfo {
     pub limits: Limits,
     /// Engine, its version and settings, as one hash.
     pub engine: String,
+    /// Why it was accepted.
+    pub trust: TrustRecord,
 }
 
 /// What `ovhost plugin inspect` shows: a component without a configuration.
@@ -130,8 +142,21 @@ pub struct Inspection {
     pub kind: Kind,
     /// Contract version that it was built for.
     pub wit_version: String,
+    /// Names of what it imports.
+    pub imports: Vec<String>,
+    /// Names of what it exports.
+    pub exports: Vec<String>,
+    /// How its machine code was had; no part of what the component is.
+    #[serde(skip)]
+    pub compiled: Compiled,
     /// What it says of itself, checked.
     pub description: Description,
+}
+
+/// What the component in a file takes and gives. Nothing of it is compiled or run. Errors: as [`Host::inspect`], as far as they
+/// can be told without.
+pub fn surface(path: &Path) -> Result<Surface, PluginError> {
+    scan(path, &read(path, COMPONENT_BYTES, "a component")?)
 }
 
 /// A compiled and configured plugin. Clones share it; instances are made from it, one per worker.
@@ -141,7 +166,8 @@ pub struct Plugin {
 }
 
 pub(crate) enum KindIndices {
-    Filter(exports::filter::GuestIndices),
+    /// With the indices of `filter-state`, where it is exported.
+    Filter(exports::filter::GuestIndices, Option<exports::filter_state::GuestIndices>),
     Packer(exports::packer::GuestIndices),
     Prompt(exports::prompt::GuestIndices),
     Metric(exports::metric::GuestIndices),
@@ -161,9 +187,11 @@ pub(crate) struct Loaded {
     /// As `init` answered at load; the same answer is wanted every time.
     pub resolved_text: String,
     pub seed: u64,
-    pub log_name: Arc<str>,
+    pub log: Arc<PluginLog>,
     /// Sum over the instances that are gone.
     pub totals: Mutex<Counters>,
+    /// Where its failures are kept.
+    pub crashes: Option<Crashes>,
 }
 
 /// Prepared far enough to be asked for its description.
@@ -176,18 +204,28 @@ struct Opened {
     lifecycle: exports::lifecycle::GuestIndices,
     functions: KindIndices,
     description: Description,
+    trust: TrustRecord,
+    compiled: Compiled,
 }
 
 impl Host {
     /// Reads, checks and compiles a component and asks what it holds. `pin`: the sha256 that it must have.
     pub fn inspect(&self, path: &Path, pin: Option<&str>) -> Result<Inspection, PluginError> {
-        let opened = self.open(path, pin, &Limits::default())?;
+        self.inspect_spec(&PluginSpec { sha256: pin.map(str::to_owned), ..PluginSpec::new(path) })
+    }
+
+    /// As [`inspect`](Self::inspect), of a component as a recipe names it: what its trust forbids is not asked anything.
+    pub fn inspect_spec(&self, spec: &PluginSpec) -> Result<Inspection, PluginError> {
+        let opened = self.open(spec, &Limits::default())?;
         Ok(Inspection {
-            path: path.to_owned(),
+            path: spec.path.clone(),
             sha256: opened.sha256,
             bytes: opened.bytes,
             kind: opened.surface.kind,
             wit_version: opened.surface.wit_version,
+            imports: opened.surface.imports,
+            exports: opened.surface.exports,
+            compiled: opened.compiled,
             description: opened.description,
         })
     }
@@ -197,7 +235,7 @@ impl Host {
         let path = &spec.path;
         let shown = spec.name.clone().unwrap_or_else(|| path.display().to_string());
         spec.limits.check(&shown)?;
-        let opened = self.open(path, spec.sha256.as_deref(), &spec.limits)?;
+        let opened = self.open(spec, &spec.limits)?;
         let entry = choose(path, &opened.description.entries, spec.entry.as_deref())?.clone();
         let name = spec.name.clone().unwrap_or_else(|| entry.name.clone());
 
@@ -206,7 +244,7 @@ impl Host {
             other => other.clone(),
         };
         check_config(path, &name, &entry, &config)?;
-        let (assets, asset_infos) = read_assets(&name, &entry, &spec.assets)?;
+        let (assets, asset_infos) = read_assets(&name, &entry, spec)?;
 
         let seed = Sha256::new().chain_update(spec.seed.to_le_bytes()).chain_update(name.as_bytes()).finalize();
         let seed = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
@@ -230,6 +268,7 @@ impl Host {
             wit_version: opened.surface.wit_version,
             limits: spec.limits.clone(),
             engine: format!("wasmtime 48, fuel, canonical NaN, no relaxed SIMD, {}", opened.runtime.hash),
+            trust: opened.trust,
         };
         let mut loaded = Loaded {
             runtime: opened.runtime,
@@ -243,8 +282,9 @@ impl Host {
             assets,
             resolved_text: String::new(),
             seed,
-            log_name: name.as_str().into(),
+            log: PluginLog::new(name.as_str()),
             totals: Mutex::default(),
+            crashes: spec.crashes.clone().map(|folder| Crashes::new(folder, spec.seed)),
         };
         let (text, resolved) = first_init(&loaded)?;
         loaded.resolved_text = text;
@@ -252,29 +292,39 @@ impl Host {
         Ok(Plugin { loaded: Arc::new(loaded) })
     }
 
-    fn open(&self, path: &Path, pin: Option<&str>, limits: &Limits) -> Result<Opened, PluginError> {
+    fn open(&self, spec: &PluginSpec, limits: &Limits) -> Result<Opened, PluginError> {
+        let path = &spec.path;
         let bytes = read(path, COMPONENT_BYTES, "a component")?;
         let sha256 = hex(&Sha256::digest(&bytes));
-        check_pin(path, pin, &sha256)?;
+        check_pin(path, spec.sha256.as_deref(), &sha256)?;
+        let name =
+            spec.name.as_deref().map_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy(), Into::into);
+        let trust = spec.trust.check(&name, path, &bytes, &sha256, spec.sha256.is_some())?;
         let surface = scan(path, &bytes)?;
         let runtime = self.runtime(limits.stack_kib)?;
-        let component = self.compile(&runtime, path, &bytes, &sha256)?;
+        let (component, compiled) = self.compile(&runtime, path, &bytes, &sha256)?;
 
         let unlike = |e: wasmtime::Error| PluginError::Exports {
-            path: path.to_owned(),
+            path: path.clone(),
             why: format!("its types differ from those of ovhost:plugin 0.1: {}", words(&e)),
         };
         let pre = runtime.linker.instantiate_pre(&component).map_err(unlike)?;
         let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(unlike)?;
         let functions = match surface.kind {
-            Kind::Filter => KindIndices::Filter(exports::filter::GuestIndices::new(&pre).map_err(unlike)?),
+            Kind::Filter => {
+                let state = surface.filter_state.then(|| exports::filter_state::GuestIndices::new(&pre));
+                let filter = exports::filter::GuestIndices::new(&pre).map_err(unlike)?;
+                KindIndices::Filter(filter, state.transpose().map_err(unlike)?)
+            }
             Kind::Packer => KindIndices::Packer(exports::packer::GuestIndices::new(&pre).map_err(unlike)?),
             Kind::Prompt => KindIndices::Prompt(exports::prompt::GuestIndices::new(&pre).map_err(unlike)?),
             Kind::Metric => KindIndices::Metric(exports::metric::GuestIndices::new(&pre).map_err(unlike)?),
         };
         let description = ask(path, &runtime, &pre, &lifecycle, limits)?;
+        describe::check_state(&description, surface.kind, surface.filter_state)
+            .map_err(|rule| PluginError::Description { path: path.clone(), rule })?;
         let bytes = bytes.len() as u64;
-        Ok(Opened { bytes, sha256, surface, runtime, pre, lifecycle, functions, description })
+        Ok(Opened { bytes, sha256, surface, runtime, pre, lifecycle, functions, description, trust, compiled })
     }
 }
 
@@ -286,14 +336,25 @@ fn ask(
     lifecycle: &exports::lifecycle::GuestIndices,
     limits: &Limits,
 ) -> Result<Description, PluginError> {
-    let name: Arc<str> = path.file_stem().unwrap_or_default().to_string_lossy().into();
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let limits = Limits { output_mib: 4, ..limits.clone() };
-    let mut store = new_store(runtime, &limits, &name);
+    let mut store = new_store(runtime, &limits, &PluginLog::new(&*name));
     let (answer, _) = guarded(&mut store, &limits, INIT_FUEL, |store| {
         let instance = pre.instantiate(&mut *store)?;
         lifecycle.load(&mut *store, &instance)?.call_describe(store)
     });
-    let said = answer.map_err(|cause| CallError::Trap("describe", cause).into_error(&name, None, None))?;
+    // Its bounds are the host's: raising the recipe's limits would not help.
+    let said = answer.map_err(|stopped| match stopped.cause {
+        TrapCause::OutputTooLarge { limit_mib } => PluginError::Description {
+            path: path.to_owned(),
+            rule: format!("what it says has more than {limit_mib} MiB"),
+        },
+        TrapCause::OutOfFuel { budget } => PluginError::Description {
+            path: path.to_owned(),
+            rule: format!("it was stopped after {budget} fuel: describe loops, or does far more than to say who it is"),
+        },
+        _ => CallError::Trap("describe", stopped).into_error(&name, None, None),
+    })?;
     describe::check(said).map_err(|rule| PluginError::Description { path: path.to_owned(), rule })
 }
 
@@ -330,9 +391,9 @@ fn check_config(path: &Path, name: &str, entry: &Entry, config: &Value) -> Resul
 type Assets = (Vec<(String, Vec<u8>)>, Vec<AssetInfo>);
 
 /// Reads the files that the recipe gives. One that it leaves out is for the plugin's `init` to miss.
-fn read_assets(name: &str, entry: &Entry, given: &BTreeMap<String, PathBuf>) -> Result<Assets, PluginError> {
+fn read_assets(name: &str, entry: &Entry, spec: &PluginSpec) -> Result<Assets, PluginError> {
     let (mut data, mut infos) = (Vec::new(), Vec::new());
-    for (asset, path) in given {
+    for (asset, path) in &spec.assets {
         if !entry.assets.contains(asset) {
             return Err(PluginError::Asset {
                 plugin: name.to_owned(),
@@ -341,12 +402,9 @@ fn read_assets(name: &str, entry: &Entry, given: &BTreeMap<String, PathBuf>) -> 
             });
         }
         let bytes = read(path, ASSET_BYTES, "an asset")?;
-        infos.push(AssetInfo {
-            name: asset.clone(),
-            path: path.clone(),
-            sha256: hex(&Sha256::digest(&bytes)),
-            bytes: bytes.len() as u64,
-        });
+        let sha256 = hex(&Sha256::digest(&bytes));
+        spec.trust.check_asset(name, asset, path, &sha256, spec.asset_pins.get(asset).map(String::as_str))?;
+        infos.push(AssetInfo { name: asset.clone(), path: path.clone(), sha256, bytes: bytes.len() as u64 });
         data.push((asset.clone(), bytes));
     }
     Ok((data, infos))
@@ -355,10 +413,11 @@ fn read_assets(name: &str, entry: &Entry, given: &BTreeMap<String, PathBuf>) -> 
 /// The first `init`: the resolved configuration as text and as JSON.
 fn first_init(loaded: &Loaded) -> Result<(String, Value), PluginError> {
     let name = &loaded.info.name;
-    let mut store = new_store(&loaded.runtime, &loaded.limits, &loaded.log_name);
+    let mut store = new_store(&loaded.runtime, &loaded.limits, &loaded.log);
     let (instance, _) = guarded(&mut store, &loaded.limits, INIT_FUEL, |store| loaded.pre.instantiate(store));
     let instance = instance.map_err(|cause| CallError::Trap("start", cause).into_error(name, None, None))?;
-    match init(loaded, &mut store, &instance).map_err(|e| e.into_error(name, None, None))? {
+    let answer = init(loaded, &mut store, &instance).inspect_err(|e| loaded.keep(e, &Occasion::default()));
+    match answer.map_err(|e| e.into_error(name, None, None))? {
         Ok(text) => {
             let bad = |rule: String| PluginError::Output { plugin: name.clone(), call: "init", rule };
             if text.len() > RESOLVED_BYTES {
@@ -375,15 +434,16 @@ fn first_init(loaded: &Loaded) -> Result<(String, Value), PluginError> {
             Ok((text, value))
         }
         Err(findings) => {
+            let more = findings.len().saturating_sub(FINDINGS);
             let mut diagnostics: Vec<Diagnostic> = findings
                 .into_iter()
-                .take(100)
-                .map(|d| Diagnostic {
-                    path: clip(&d.path, 256).to_owned(),
-                    message: clip(&d.message, 2048).to_owned(),
-                    fatal: d.fatal,
-                })
+                .take(FINDINGS)
+                .map(|d| Diagnostic { path: plain(&d.path, 256), message: plain(&d.message, 2048), fatal: d.fatal })
                 .collect();
+            if more > 0 {
+                let message = format!("and {more} more findings");
+                diagnostics.push(Diagnostic { path: String::new(), message, fatal: true });
+            }
             if diagnostics.is_empty() {
                 let message = "the plugin refused it without saying why, which is a defect of the plugin".to_owned();
                 diagnostics.push(Diagnostic { path: String::new(), message, fatal: true });

@@ -10,8 +10,9 @@ use wasmtime::component::Instance;
 use crate::batch::ColumnJoiner;
 use crate::bindings::exports::ovhost::plugin::metric as wit;
 use crate::bindings::ovhost::plugin::types;
+use crate::bundle::Occasion;
 use crate::contain::{OnTrap, contain};
-use crate::error::{PluginError, clip};
+use crate::error::{PluginError, plain};
 use crate::instance::{CallError, Core, Counters, Guest, added, row_errors, select};
 use crate::load::{KindIndices, Loaded, Plugin};
 use crate::log::StoreData;
@@ -19,6 +20,7 @@ use crate::scan::Kind;
 use crate::{Batch, CallCtx, Column};
 
 const OUTPUTS: usize = 256;
+const STATE_UNKNOWN: &str = "the metric's state, which is kept only where failing rows are rejected";
 
 impl Guest for wit::Guest {
     fn load(loaded: &Loaded, store: &mut Store<StoreData>, instance: &Instance) -> wasmtime::Result<Self> {
@@ -185,7 +187,8 @@ impl MetricInstance {
     /// Adds another instance's state to this one's.
     pub fn merge(&mut self, state: &[u8]) -> Result<(), PluginError> {
         self.sound()?;
-        let answer = self.call("merge", 0, state.len() as u64, |guest, store| guest.call_merge(store, state))?;
+        let answer =
+            self.call_with("merge", 0, state.len() as u64, Some(state), |guest, store| guest.call_merge(store, state))?;
         answer.map_err(|e| self.end(CallError::Fatal(fatal(self.core.refused("merge", e)))))?;
         if self.on_trap == OnTrap::Reject {
             self.snapshot = Some(self.save()?);
@@ -225,6 +228,14 @@ impl MetricInstance {
             } else {
                 score(core, step, ctx, lo, &batch.slice(lo, hi))
             };
+            if let Err(error) = &scored
+                && policy == OnTrap::Reject
+                && hi - lo == 1
+            {
+                // Now, while the state is the one that it failed in.
+                let at = Occasion { state: snapshot.as_deref(), ..Occasion::rows(ctx, batch, Some(lo)) };
+                core.plugin.loaded().keep(error, &at);
+            }
             match &scored {
                 Ok(_) if policy == OnTrap::Reject => *snapshot = Some(save(core)?),
                 Ok(_) => {}
@@ -234,6 +245,10 @@ impl MetricInstance {
             scored
         });
         let pieces = answer.map_err(|failed| {
+            // A row that fails alone does so without the rows before it.
+            let missing = (failed.row.is_none() && self.core.counters.rows_in > 0).then_some(STATE_UNKNOWN);
+            let at = Occasion { missing, ..Occasion::rows(ctx, batch, failed.row) };
+            self.core.plugin.loaded().keep(&failed.error, &at);
             let row = failed.row.map(|r| ctx.first_row + u64::from(r));
             let error = failed.error.into_error(self.core.name(), row, failed.row.and_then(|r| batch.key(r)));
             self.core.disarm();
@@ -250,8 +265,8 @@ impl MetricInstance {
                     all.needs_judge.extend(part.needs_judge.into_iter().map(|(row, m)| (row + piece.lo, m)));
                     columns.push(rows, part.per_row);
                 }
-                Err(words) => {
-                    all.errors.push((piece.lo, words));
+                Err(error) => {
+                    all.errors.push((piece.lo, error.row_words()));
                     columns.push(rows, Vec::new());
                 }
             }
@@ -271,8 +286,30 @@ impl MetricInstance {
         bytes: u64,
         run: impl FnOnce(&wit::Guest, &mut Store<StoreData>) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
+        self.call_with(call, rows, bytes, None, run)
+    }
+
+    fn call_with<R>(
+        &mut self,
+        call: &'static str,
+        rows: u64,
+        bytes: u64,
+        argument: Option<&[u8]>,
+        run: impl FnOnce(&wit::Guest, &mut Store<StoreData>) -> wasmtime::Result<R>,
+    ) -> Result<R, PluginError> {
         let revived = revive(&mut self.core, self.snapshot.as_deref());
-        revived.and_then(|()| self.core.call(call, rows, bytes, run)).map_err(|e| self.end(e))
+        revived.and_then(|()| self.core.call(call, rows, bytes, run)).map_err(|e| {
+            self.keep(&e, argument);
+            self.end(e)
+        })
+    }
+
+    /// Keeps the failure of a call without rows.
+    fn keep(&self, error: &CallError, argument: Option<&[u8]>) {
+        let known = self.snapshot.is_some() || self.core.counters.rows_in == 0;
+        let missing = (!known).then_some(STATE_UNKNOWN);
+        let at = Occasion { argument, state: self.snapshot.as_deref(), missing, ..Occasion::default() };
+        self.core.plugin.loaded().keep(error, &at);
     }
 
     fn end(&mut self, error: CallError) -> PluginError {
@@ -285,7 +322,9 @@ impl MetricInstance {
     }
 
     fn fault(&self, call: &'static str, rule: String) -> PluginError {
-        CallError::Output(call, rule).into_error(self.core.name(), None, None)
+        let error = CallError::Output(call, rule);
+        self.keep(&error, None);
+        error.into_error(self.core.name(), None, None)
     }
 
     fn sound(&self) -> Result<(), PluginError> {
@@ -364,31 +403,46 @@ fn check_outputs(infos: &[MetricInfo]) -> Result<(), String> {
     }
     for (i, info) in infos.iter().enumerate() {
         if info.name.is_empty() || info.name.len() > 64 || info.unit.len() > 32 {
-            let name = clip(&info.name, 80);
+            let name = plain(&info.name, 80);
             return Err(format!("output \"{name}\": a name has 1 to 64 bytes, a unit at most 32"));
         }
         if infos[..i].iter().any(|other| other.name == info.name) {
             return Err(format!("two outputs are named \"{}\"", info.name));
         }
+        let (low, high) = (info.low.unwrap_or(f64::NEG_INFINITY), info.high.unwrap_or(f64::INFINITY));
+        if low.is_nan() || high.is_nan() || low > high {
+            return Err(format!("output \"{}\" lies from {low} to {high}", info.name));
+        }
     }
     Ok(())
+}
+
+/// Whether a value is in its range; what rounding adds to a mean does not count. NaN, over no rows, is.
+fn within(value: f64, low: Option<f64>, high: Option<f64>) -> bool {
+    let slack = |bound: f64| 1e-9 * bound.abs().max(1.0);
+    !(low.is_some_and(|low| value < low - slack(low)) || high.is_some_and(|high| value > high + slack(high)))
 }
 
 fn check_values(outputs: &[MetricInfo], values: &[MetricValue]) -> Result<(), String> {
     let names = || outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ");
     for (i, value) in values.iter().enumerate() {
-        let name = clip(&value.name, 80);
-        if !outputs.iter().any(|o| o.name == value.name) {
+        let name = plain(&value.name, 80);
+        let Some(output) = outputs.iter().find(|o| o.name == value.name) else {
             return Err(format!("value \"{name}\" is none of its outputs ({})", names()));
-        }
+        };
         if values[..i].iter().any(|other| other.name == value.name) {
             return Err(format!("two values are named \"{name}\""));
         }
         if value.value.is_infinite() || (value.value.is_nan() && value.count > 0) {
             return Err(format!("value \"{name}\" over {} rows is {}", value.count, value.value));
         }
-        if value.stderr.is_some_and(|e| e < 0.0) {
-            return Err(format!("the standard error of \"{name}\" is negative"));
+        if !within(value.value, output.low, output.high) {
+            let bound = |bound: Option<f64>| bound.map_or("any".to_owned(), |b| b.to_string());
+            let (low, high) = (bound(output.low), bound(output.high));
+            return Err(format!("value \"{name}\" is {}, its outputs say {low} to {high}", value.value));
+        }
+        if let Some(error) = value.stderr.filter(|e| !e.is_finite() || *e < 0.0) {
+            return Err(format!("the standard error of \"{name}\" is {error}; leave it out where there is none"));
         }
     }
     match outputs.iter().find(|o| !values.iter().any(|v| v.name == o.name)) {
@@ -420,6 +474,12 @@ mod tests {
         assert!(rule(&[value("acc", 0.5, 2)]).contains("no value for its output \"f1\""));
         assert!(rule(&[value("bleu", 0.5, 2)]).contains("none of its outputs (acc, f1)"));
         assert!(rule(&[value("acc", f64::NAN, 2)]).contains("over 2 rows is NaN"));
+        let share = [MetricInfo { low: Some(0.0), high: Some(1.0), ..info("share") }];
+        let of_share = |v: f64| check_values(&share, &[value("share", v, 3)]);
+        of_share(1.0 + 1e-12).unwrap();
+        assert!(of_share(1.1).unwrap_err().contains("is 1.1, its outputs say 0 to 1"));
+        let unsure = MetricValue { stderr: Some(f64::NAN), ..value("share", 0.5, 3) };
+        assert!(check_values(&share, &[unsure]).unwrap_err().contains("standard error of \"share\" is NaN"));
         assert!(rule(&[value("acc", 0.5, 2), value("acc", 0.5, 2)]).contains("two values"));
     }
 }

@@ -6,19 +6,25 @@
 //! The ledger is what makes the host sure: an id that is not open cannot come back, at the end none may be open. It is part of
 //! the saved state. Order is data here, so a failure is never worked around.
 
-use rustc_hash::FxHashMap;
+mod bins;
+mod ledger;
+
 use serde::{Deserialize, Serialize};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
 use crate::bindings::exports::ovhost::plugin::packer as wit;
 use crate::bindings::ovhost::plugin::types;
+use crate::bundle::{Journal, Occasion};
 use crate::error::PluginError;
 use crate::instance::{CallError, Core, Counters, Guest, select};
 use crate::load::{KindIndices, Loaded, Plugin};
 use crate::log::StoreData;
 use crate::scan::Kind;
 use crate::{Batch, CallCtx, ColumnData};
+
+pub use bins::Bins;
+use ledger::Ledger;
 
 impl Guest for wit::Guest {
     fn load(loaded: &Loaded, store: &mut Store<StoreData>, instance: &Instance) -> wasmtime::Result<Self> {
@@ -44,7 +50,7 @@ pub struct PackLimits {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Packing {
     /// Ids of each bin, in order.
-    pub bins: Vec<Vec<u64>>,
+    pub bins: Bins,
     /// Ids that the packer gives up.
     pub dropped: Vec<u64>,
 }
@@ -54,8 +60,12 @@ pub struct PackerInstance {
     core: Core<wit::Guest>,
     limits: Option<PackLimits>,
     /// Length of every sample that is in the packer.
-    open: FxHashMap<u64, u32>,
+    open: Ledger,
+    /// Lengths of the samples of an answer; kept for its memory.
+    lengths: Vec<u32>,
     lost: Option<String>,
+    /// What it saw since its last saved state.
+    journal: Journal,
 }
 
 const STATE_MAGIC: &[u8; 8] = b"OVPACK\0\x01";
@@ -67,8 +77,10 @@ impl Plugin {
             KindIndices::Packer(_) => Ok(PackerInstance {
                 core: Core::new(self.clone())?,
                 limits: None,
-                open: FxHashMap::default(),
+                open: Ledger::default(),
+                lengths: Vec::new(),
                 lost: None,
+                journal: Journal::new(self.loaded()),
             }),
             _ => Err(self.wrong_kind(Kind::Packer)),
         }
@@ -91,6 +103,11 @@ impl PackerInstance {
         self.open.len()
     }
 
+    /// The samples that are in the packer, with their lengths in tokens, by id.
+    pub fn open_lengths(&self) -> Vec<(u64, u32)> {
+        self.open.sorted()
+    }
+
     /// Begins a stream; forgets an earlier one, and an earlier failure.
     pub fn start(&mut self, limits: &PackLimits) -> Result<(), PluginError> {
         if self.lost.take().is_some() {
@@ -103,8 +120,9 @@ impl PackerInstance {
             max_items_per_bin: limits.max_items_per_bin,
             max_open_items: limits.max_open_items,
         };
+        self.journal.started(Some(*limits));
         let answer = self.core.call("start", 0, 0, |guest, store| guest.call_start(store, raw));
-        self.settle("start", answer)?;
+        self.settle("start", answer, Occasion::default())?;
         self.limits = Some(*limits);
         Ok(())
     }
@@ -123,7 +141,8 @@ impl PackerInstance {
         let wit_batch = types::Batch { rows: items.rows, columns: &columns };
         let answer =
             self.core.call("push", items.rows.into(), bytes, |guest, store| guest.call_push(store, wit_ctx, wit_batch));
-        let packing = self.settle("push", answer)?;
+        let at = Occasion::rows(ctx, items, None);
+        let packing = self.settle("push", answer, at)?;
         let packing = self.strike(&limits, packing).and_then(|packing| {
             let (open, most) = (self.open.len(), limits.max_open_items as usize);
             if most > 0 && open > most {
@@ -131,7 +150,9 @@ impl PackerInstance {
             }
             Ok(packing)
         });
-        self.keep_rule("push", packing)
+        let packing = self.keep_rule("push", packing, at)?;
+        self.journal.took(self.core.plugin.loaded(), ctx, items);
+        Ok(packing)
     }
 
     /// Ends the stream: every open sample comes back.
@@ -139,17 +160,15 @@ impl PackerInstance {
         let limits = self.ready()?;
         let rows = self.open.len() as u64;
         let answer = self.core.call("flush", rows, 0, |guest, store| guest.call_flush(store));
-        let packing = self.settle("flush", answer)?;
+        let packing = self.settle("flush", answer, Occasion::default())?;
         let packing = self.strike(&limits, packing).and_then(|packing| {
             if self.open.is_empty() {
                 return Ok(packing);
             }
-            let mut lost: Vec<u64> = self.open.keys().copied().collect();
-            lost.sort_unstable();
-            lost.truncate(5);
+            let lost: Vec<u64> = self.open.sorted().into_iter().take(5).map(|(id, _)| id).collect();
             Err(format!("{} samples never came back, among them ids {lost:?}", self.open.len()))
         });
-        self.keep_rule("flush", packing)
+        self.keep_rule("flush", packing, Occasion::default())
     }
 
     /// The stream's state: the plugin's and the host's ledger.
@@ -157,9 +176,8 @@ impl PackerInstance {
         let limits = self.ready()?;
         let rows = self.open.len() as u64;
         let answer = self.core.call("save", rows, 0, |guest, store| guest.call_save(store));
-        let guest = self.settle("save", answer)?;
-        let mut open: Vec<(u64, u32)> = self.open.iter().map(|(id, length)| (*id, *length)).collect();
-        open.sort_unstable();
+        let guest = self.settle("save", answer, Occasion::default())?;
+        let open = self.open.sorted();
         let mut state = Vec::with_capacity(28 + 12 * open.len() + guest.len());
         state.extend_from_slice(STATE_MAGIC);
         for n in [limits.capacity, limits.max_items_per_bin, limits.max_open_items] {
@@ -171,6 +189,7 @@ impl PackerInstance {
             state.extend_from_slice(&length.to_le_bytes());
         }
         state.extend_from_slice(&guest);
+        self.journal.at(&state);
         Ok(state)
     }
 
@@ -185,7 +204,8 @@ impl PackerInstance {
         let fuel_bytes = saved.guest.len() as u64;
         let rows = saved.open.len() as u64;
         let answer = self.core.call("restore", rows, fuel_bytes, |guest, store| guest.call_restore(store, saved.guest));
-        self.settle("restore", answer)?;
+        self.settle("restore", answer, Occasion { argument: Some(state), ..Occasion::default() })?;
+        self.journal.at(state);
         self.open = saved.open;
         Ok(())
     }
@@ -208,9 +228,18 @@ impl PackerInstance {
         else {
             return Err(bad("column id must be s64s and column length u32s".into()));
         };
+        // The common case first: ids in a row, all lengths good. What follows finds out what is wrong, if anything is.
+        let in_a_row = ids.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1));
+        let good = lengths.iter().all(|length| *length <= limits.capacity) && ids.len() == lengths.len();
+        if let Some(first) = ids.first().and_then(|id| u64::try_from(*id).ok())
+            && in_a_row
+            && good
+            && self.open.insert_run(first, lengths)
+        {
+            return Ok(());
+        }
         let mut problem = None;
         let mut entered = 0;
-        self.open.reserve(ids.len());
         for (id, length) in ids.iter().zip(lengths) {
             let Ok(key) = u64::try_from(*id) else {
                 problem = Some(format!("id {id} is negative"));
@@ -220,8 +249,7 @@ impl PackerInstance {
                 problem = Some(format!("sample {id} has {length} tokens and a bin holds {}", limits.capacity));
                 break;
             }
-            if let Some(before) = self.open.insert(key, *length) {
-                self.open.insert(key, before);
+            if !self.open.insert(key, *length) {
                 problem = Some(format!("id {id} is in the packer already"));
                 break;
             }
@@ -229,7 +257,7 @@ impl PackerInstance {
         }
         let Some(why) = problem else { return Ok(()) };
         for id in &ids[..entered] {
-            self.open.remove(&id.cast_unsigned());
+            self.open.remove(id.cast_unsigned());
         }
         Err(bad(why))
     }
@@ -239,20 +267,27 @@ impl PackerInstance {
         &mut self,
         call: &'static str,
         answer: Result<Result<R, types::PluginError>, CallError>,
+        at: Occasion<'_>,
     ) -> Result<R, PluginError> {
         let answer = answer.and_then(|inner| inner.map_err(|e| self.core.refused(call, e)));
-        answer.map_err(|e| self.end(e))
+        answer.map_err(|e| self.end(e, at))
     }
 
-    fn keep_rule(&mut self, call: &'static str, packing: Result<Packing, String>) -> Result<Packing, PluginError> {
-        let packing = packing.map_err(|rule| self.end(CallError::Output(call, rule)))?;
+    fn keep_rule(
+        &mut self,
+        call: &'static str,
+        packing: Result<Packing, String>,
+        at: Occasion<'_>,
+    ) -> Result<Packing, PluginError> {
+        let packing = packing.map_err(|rule| self.end(CallError::Output(call, rule), at))?;
         let counters = &mut self.core.counters;
-        counters.rows_kept += packing.bins.iter().map(Vec::len).sum::<usize>() as u64;
+        counters.rows_kept += packing.bins.ids().len() as u64;
         counters.rows_dropped += packing.dropped.len() as u64;
         Ok(packing)
     }
 
-    fn end(&mut self, error: CallError) -> PluginError {
+    fn end(&mut self, error: CallError, at: Occasion<'_>) -> PluginError {
+        self.core.plugin.loaded().keep(&error, &Occasion { journal: Some(&self.journal), ..at });
         let error = error.into_error(self.core.name(), None, None);
         self.lost = Some(error.to_string());
         self.core.disarm();
@@ -270,47 +305,35 @@ impl PackerInstance {
                 raw.ids.len()
             ));
         }
-        let mut bins = Vec::with_capacity(offsets.len().saturating_sub(1));
         for (i, ends) in offsets.windows(2).enumerate() {
-            let ids = raw
-                .ids
-                .get(ends[0] as usize..ends[1] as usize)
-                .ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
-            if ids.is_empty() {
+            let count = (ends[1] as usize).checked_sub(ends[0] as usize).filter(|_| ends[1] as usize <= raw.ids.len());
+            let count = count.ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
+            if count == 0 {
                 return Err(format!("bin {i} is empty"));
             }
-            if limits.max_items_per_bin > 0 && ids.len() > limits.max_items_per_bin as usize {
-                return Err(format!(
-                    "bin {i} has {} samples, max-items-per-bin is {}",
-                    ids.len(),
-                    limits.max_items_per_bin
-                ));
+            if limits.max_items_per_bin > 0 && count > limits.max_items_per_bin as usize {
+                return Err(format!("bin {i} has {count} samples, max-items-per-bin is {}", limits.max_items_per_bin));
             }
-            let mut tokens = 0_u64;
-            for id in ids {
-                tokens += u64::from(self.take(*id)?);
-            }
+        }
+        self.lengths.clear();
+        for ids in [&raw.ids, &raw.dropped] {
+            self.open.remove_all(ids, &mut self.lengths).map_err(|id| {
+                format!("it returned id {id}, which is not in the packer (never pushed, or returned before)")
+            })?;
+        }
+        for (i, ends) in offsets.windows(2).enumerate() {
+            let tokens: u64 = self.lengths[ends[0] as usize..ends[1] as usize].iter().map(|n| u64::from(*n)).sum();
             if tokens > u64::from(limits.capacity) {
                 return Err(format!("bin {i} has {tokens} tokens, the capacity is {}", limits.capacity));
             }
-            bins.push(ids.to_vec());
         }
-        for id in &raw.dropped {
-            self.take(*id)?;
-        }
-        Ok(Packing { bins, dropped: raw.dropped })
-    }
-
-    fn take(&mut self, id: u64) -> Result<u32, String> {
-        self.open.remove(&id).ok_or_else(|| {
-            format!("it returned id {id}, which is not in the packer (never pushed, or returned before)")
-        })
+        Ok(Packing { bins: Bins::new(raw.offsets, raw.ids), dropped: raw.dropped })
     }
 }
 
 struct Saved<'a> {
     limits: PackLimits,
-    open: FxHashMap<u64, u32>,
+    open: Ledger,
     guest: &'a [u8],
 }
 
@@ -334,11 +357,13 @@ fn parse_state(state: &[u8]) -> Option<Saved<'_>> {
     };
     let n = usize::try_from(eight(&mut rest)?).ok()?;
     let mut table = word(&mut rest, n.checked_mul(12)?)?;
-    let mut open = FxHashMap::default();
+    let mut open = Ledger::default();
     for _ in 0..n {
-        open.insert(eight(&mut table)?, four(&mut table)?);
+        if !open.insert(eight(&mut table)?, four(&mut table)?) {
+            return None;
+        }
     }
-    (open.len() == n).then_some(Saved { limits, open, guest: rest })
+    Some(Saved { limits, open, guest: rest })
 }
 
 #[cfg(test)]
@@ -356,7 +381,7 @@ mod tests {
         state.extend(3_u32.to_le_bytes());
         state.extend(b"guest");
         let saved = parse_state(&state).unwrap();
-        assert_eq!((saved.limits.capacity, saved.open[&7], saved.guest), (10, 3, &b"guest"[..]));
+        assert_eq!((saved.limits.capacity, saved.open.sorted(), saved.guest), (10, vec![(7, 3)], &b"guest"[..]));
         assert!(parse_state(&state[..39]).is_none());
         assert!(parse_state(b"OVPACK").is_none());
         state[20] = 0xff;

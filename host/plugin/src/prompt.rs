@@ -6,8 +6,9 @@ use wasmtime::component::Instance;
 
 use crate::bindings::exports::ovhost::plugin::prompt as wit;
 use crate::bindings::ovhost::plugin::types;
+use crate::bundle::{Occasion, keep_pieces};
 use crate::contain::{OnTrap, contain};
-use crate::error::{PluginError, clip};
+use crate::error::{PluginError, plain};
 use crate::instance::{CallError, Core, Counters, Guest, row_errors, select};
 use crate::load::{KindIndices, Loaded, Plugin};
 use crate::log::StoreData;
@@ -153,10 +154,13 @@ impl PromptInstance {
     fn names(&self, call: &'static str, answer: Result<Vec<String>, CallError>) -> Result<Vec<String>, PluginError> {
         let checked = answer.and_then(|list| match list.iter().find(|s| s.is_empty() || s.len() > 256) {
             _ if list.len() > 256 => Err(CallError::Output(call, format!("{} strings, at most 256", list.len()))),
-            Some(bad) => Err(CallError::Output(call, format!("\"{}\" is empty or over 256 bytes", clip(bad, 40)))),
+            Some(bad) => Err(CallError::Output(call, format!("\"{}\" is empty or over 256 bytes", plain(bad, 40)))),
             None => Ok(list),
         });
-        checked.map_err(|e| e.into_error(self.core.name(), None, None))
+        checked.map_err(|e| {
+            self.core.plugin.loaded().keep(&e, &Occasion::default());
+            e.into_error(self.core.name(), None, None)
+        })
     }
 
     /// Renders the rows of a batch. Where the batch has the column `num-images` (or `num-videos`), indices are checked against
@@ -183,7 +187,11 @@ impl PromptInstance {
                 .map(|out| vec![crate::contain::Piece { lo: 0, hi: batch.rows, answer: Ok(out) }])
                 .map_err(Into::into)
         };
+        let missing = (!pure).then_some("what the prompt saw before");
+        let at = Occasion { mode: Some(mode), missing, ..Occasion::rows(ctx, batch, None) };
+        let loaded = self.core.plugin.loaded();
         let pieces = answer.map_err(|failed| {
+            loaded.keep(&failed.error, &Occasion { row: failed.row, ..at });
             let row = failed.row.map(|r| ctx.first_row + u64::from(r));
             let error = failed.error.into_error(self.core.name(), row, failed.row.and_then(|r| batch.key(r)));
             if !pure && matches!(error, PluginError::Trap { .. }) {
@@ -191,6 +199,7 @@ impl PromptInstance {
             }
             error
         })?;
+        keep_pieces(loaded, &pieces, &at);
         let mut all = PromptOutput::default();
         for piece in pieces {
             match piece.answer {
@@ -198,9 +207,9 @@ impl PromptInstance {
                     all.items.extend(part.items);
                     all.errors.extend(part.errors.into_iter().map(|(row, text)| (row + piece.lo, text)));
                 }
-                Err(words) => {
+                Err(error) => {
                     all.items.push(Rendered::Conversation(Vec::new()));
-                    all.errors.push((piece.lo, words));
+                    all.errors.push((piece.lo, error.row_words()));
                 }
             }
         }
@@ -307,7 +316,7 @@ fn message(media: &Media<'_>, row: usize, raw: wit::Message) -> Result<Message, 
     if raw.role.is_empty() || raw.role.len() > 64 {
         return Err(format!(
             "row {row} has a message with role \"{}\": 1 to 64 bytes are allowed",
-            clip(&raw.role, 80)
+            plain(&raw.role, 80)
         ));
     }
     let part = |raw| {
@@ -328,9 +337,10 @@ fn segment(media: &Media<'_>, specials: &[String], row: usize, raw: wit::Segment
             return Err(format!("row {row} has a special token of {} bytes: 1 to 256 are allowed", name.len()));
         }
         wit::Piece::Special(name) if !specials.contains(&name) => {
-            let declared = if specials.is_empty() { "none".to_owned() } else { specials.join(", ") };
+            let declared = if specials.is_empty() { "none".to_owned() } else { plain(&specials.join(", "), 1024) };
             return Err(format!(
-                "row {row} uses the special token \"{name}\", which special-tokens does not name ({declared})"
+                "row {row} uses the special token \"{}\", which special-tokens does not name ({declared})",
+                plain(&name, 256)
             ));
         }
         wit::Piece::Special(name) => Piece::Special(name),

@@ -1,18 +1,62 @@
 //! From what a recipe or a flag says to the file of a plugin.
 //!
-//! In: a name such as `packers/padding_free.wasm` (the suffix may be left out). Out: the first existing of: as given, in the
-//! recipe's folder, in `$OVHOST_PLUGIN_PATH`, in the built-in folders; else an error with every place and near names.
+//! ```text
+//!  packers/padding_free.wasm (the suffix may be left out) ─► the first of: as given, in the recipe's folder, in
+//!                                $OVHOST_PLUGIN_PATH, in the built-in folders; else every place tried and near names
+//!  ns:name@1.2.0 ─► folders of packages (`package`)        oci://registry/repository:tag ─► what was pulled (`oci`)
+//! ```
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::error::PluginError;
+use crate::oci::{OciReference, OciStore, SCHEME};
+use crate::package::{PackageName, package_roots};
+
+/// Where a plugin was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The component's file.
+    pub path: PathBuf,
+    /// The sha256 that it must have, where the name itself fixes it (`oci://...@sha256:...`).
+    pub sha256: Option<String>,
+}
 
 /// Finds a plugin's file. `builtin_dirs` are the folders of the first-party plugins.
 pub fn resolve(name: &str, recipe_dir: Option<&Path>, builtin_dirs: &[PathBuf]) -> Result<PathBuf, PluginError> {
+    Ok(locate(name, None, recipe_dir, builtin_dirs)?.path)
+}
+
+/// Finds a plugin's file. `pin` is the sha256 that is wanted, if it is known: where a name fits several files (versions of a
+/// package, a tag that has moved), the one with that hash is meant. Whether the file has it is checked when it is loaded.
+pub fn locate(
+    name: &str,
+    pin: Option<&str>,
+    recipe_dir: Option<&Path>,
+    builtin_dirs: &[PathBuf],
+) -> Result<Located, PluginError> {
+    if name.starts_with(SCHEME) {
+        let reference = OciReference::parse(name)?;
+        let stored = OciStore::user()?.find(&reference, pin)?;
+        let fixed = reference.digest.is_some();
+        return Ok(Located { path: stored.path, sha256: fixed.then_some(stored.sha256) });
+    }
+    if let Some(package) = PackageName::parse(name) {
+        return Ok(Located { path: package.find(&package_roots(), pin)?, sha256: None });
+    }
     let search = std::env::var_os("OVHOST_PLUGIN_PATH");
-    resolve_with(name, recipe_dir, search.as_deref(), builtin_dirs)
+    let path = resolve_with(name, recipe_dir, search.as_deref(), builtin_dirs)?;
+    Ok(Located { path, sha256: None })
+}
+
+/// `NAME@sha256:HEX`, as flags pin a plugin: the name and the hash. An `oci://` reference stays whole, its digest is that of
+/// the manifest.
+pub fn split_pin(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once("@sha256:") {
+        Some((name, hex)) if !text.starts_with(SCHEME) => (name, Some(hex)),
+        _ => (text, None),
+    }
 }
 
 fn resolve_with(
@@ -83,6 +127,14 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn pins_are_split_off() {
+        assert_eq!(split_pin("filters/x.wasm@sha256:ab"), ("filters/x.wasm", Some("ab")));
+        assert_eq!(split_pin("lab:x@1.2@sha256:ab"), ("lab:x@1.2", Some("ab")));
+        assert_eq!(split_pin("lab:x@1.2"), ("lab:x@1.2", None));
+        assert_eq!(split_pin("oci://r/x@sha256:ab"), ("oci://r/x@sha256:ab", None));
+    }
 
     #[test]
     fn places_are_tried_in_order() {

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
 
-use crate::error::{PluginError, clip};
+use crate::error::{PluginError, plain};
+use crate::nesting;
 
 /// The four kinds of plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,27 +47,37 @@ impl fmt::Display for Kind {
 }
 
 const PACKAGE: &str = "ovhost:plugin/";
+/// The optional interface of filters that remember rows.
+const FILTER_STATE: &str = "filter-state";
 
 /// Version of the contract that this host offers; it loads guests of every 0.1.x.
 pub const WIT_VERSION: &str = "0.1.0";
 
-/// Kind and contract version of a component.
-#[derive(Debug)]
-pub(crate) struct Surface {
+/// What a component takes and gives: read from its outermost names, before it is compiled.
+#[derive(Debug, Clone, Serialize)]
+pub struct Surface {
+    /// What it is.
     pub kind: Kind,
+    /// Contract version that it was built for.
     pub wit_version: String,
+    /// Exports `filter-state`.
+    pub filter_state: bool,
+    /// Names of what it imports, all of them allowed.
+    pub imports: Vec<String>,
+    /// Names of what it exports.
+    pub exports: Vec<String>,
 }
 
 /// Reads the outermost imports and exports.
 pub(crate) fn scan(path: &Path, bytes: &[u8]) -> Result<Surface, PluginError> {
     header(bytes).map_err(|why| PluginError::NotAComponent { path: path.to_owned(), why })?;
-    let (imports, exports) =
-        names(bytes).map_err(|e| PluginError::Invalid { path: path.to_owned(), why: e.to_string() })?;
+    let (imports, exports) = names(bytes).map_err(|why| PluginError::Invalid { path: path.to_owned(), why })?;
     let refused: Vec<String> = imports.iter().filter_map(|name| refuse_import(name)).collect();
     if !refused.is_empty() {
         return Err(PluginError::Imports { path: path.to_owned(), imports: refused });
     }
-    surface(&exports).map_err(|why| PluginError::Exports { path: path.to_owned(), why })
+    let surface = surface(&exports).map_err(|why| PluginError::Exports { path: path.to_owned(), why })?;
+    Ok(Surface { imports, exports, ..surface })
 }
 
 fn header(bytes: &[u8]) -> Result<(), String> {
@@ -96,22 +107,32 @@ fn header(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Names of the outermost imports, and of the outermost exports.
-fn names(bytes: &[u8]) -> wasmparser::Result<(Vec<String>, Vec<String>)> {
+/// Names of the outermost imports, and of the outermost exports. The error is why no decoder should go on.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
+    let words = |e: wasmparser::BinaryReaderError| e.to_string();
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+        match payload.map_err(words)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                if depth > nesting::DEPTH {
+                    return Err(format!("its components are nested more than {} deep", nesting::DEPTH));
+                }
+            }
+            Payload::ComponentTypeSection(section) => {
+                let range = section.range();
+                nesting::check_types(bytes.get(range.clone()).unwrap_or_default(), range.start)?;
+            }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    imports.push(import?.name.name.to_owned());
+                    imports.push(import.map_err(words)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
-                    exports.push(export?.name.name.to_owned());
+                    exports.push(export.map_err(words)?.name.name.to_owned());
                 }
             }
             _ => {}
@@ -122,11 +143,11 @@ fn names(bytes: &[u8]) -> wasmparser::Result<(Vec<String>, Vec<String>)> {
 
 /// The name as an error shows it, if the import is not one of the two that the contract gives.
 fn refuse_import(name: &str) -> Option<String> {
-    let shown = clip(name, 200);
+    let shown = plain(name, 200);
     match name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) {
         Some(("log" | "types", version)) if compatible(version) => None,
         Some(("log" | "types", _)) => Some(format!("{shown} (this host offers 0.1.x, {WIT_VERSION})")),
-        _ => Some(shown.to_owned()),
+        _ => Some(shown),
     }
 }
 
@@ -138,18 +159,18 @@ fn compatible(version: &str) -> bool {
 }
 
 fn surface(exports: &[String]) -> Result<Surface, String> {
-    let mut lifecycle = false;
+    let (mut lifecycle, mut filter_state) = (false, false);
     let mut kinds: Vec<(Kind, &str)> = Vec::new();
     for export in exports {
         let Some((interface, version)) = export.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else {
             continue;
         };
         let kind = Kind::ALL.into_iter().find(|k| k.name() == interface);
-        if kind.is_none() && interface != "lifecycle" {
+        if kind.is_none() && interface != "lifecycle" && interface != FILTER_STATE {
             continue;
         }
         if !compatible(version) {
-            let version = clip(version, 40);
+            let version = plain(version, 40);
             return Err(format!(
                 "it was built for {interface} {version} and this host offers 0.1.x ({WIT_VERSION}); build it with the \
                  ovhost-sdk of this host"
@@ -157,16 +178,26 @@ fn surface(exports: &[String]) -> Result<Surface, String> {
         }
         match kind {
             Some(kind) => kinds.push((kind, version)),
+            None if interface == FILTER_STATE => filter_state = true,
             None => lifecycle = true,
         }
     }
     let seen = || match exports.len() {
         0 => "nothing".to_owned(),
-        _ => exports.iter().take(8).map(|e| clip(e, 80)).collect::<Vec<_>>().join(", "),
+        _ => exports.iter().take(8).map(|e| plain(e, 80)).collect::<Vec<_>>().join(", "),
     };
     match kinds[..] {
         [] => Err(format!("it exports none of ovhost:plugin/{{filter,packer,prompt,metric}}, but {}", seen())),
-        [(kind, version)] if lifecycle => Ok(Surface { kind, wit_version: version.to_owned() }),
+        [(kind, _)] if filter_state && kind != Kind::Filter => {
+            Err(format!("it exports {FILTER_STATE}, which belongs to filters, and is a {kind}"))
+        }
+        [(kind, version)] if lifecycle => Ok(Surface {
+            kind,
+            wit_version: version.to_owned(),
+            filter_state,
+            imports: Vec::new(),
+            exports: Vec::new(),
+        }),
         [(kind, _)] => Err(format!("it exports {kind} without ovhost:plugin/lifecycle, which every plugin needs")),
         [(first, _), (second, _), ..] => Err(format!(
             "it exports both {first} and {second}; a component holds plugins of one kind (and may hold several)"
@@ -196,7 +227,13 @@ mod tests {
             let surface = scan_text(&component(&["ovhost:plugin/log@0.1.2"], &[life, &export])).unwrap();
             assert_eq!((surface.kind, surface.wit_version.as_str()), (kind, "0.1.7"));
         }
+        let (filter, state) = ("ovhost:plugin/filter@0.1.0", "ovhost:plugin/filter-state@0.1.0");
+        assert!(scan_text(&component(&[], &[life, filter, state])).unwrap().filter_state);
+        assert!(!scan_text(&component(&[], &[life, filter])).unwrap().filter_state);
         let error = |exports: &[&str]| scan_text(&component(&[], exports)).unwrap_err();
+        assert!(error(&[life, "ovhost:plugin/packer@0.1.0", state]).contains("belongs to filters, and is a packer"));
+        assert!(error(&[life, state]).contains("exports none of"));
+        assert!(error(&[life, filter, "ovhost:plugin/filter-state@0.3.0"]).contains("filter-state 0.3.0"));
         assert!(error(&[]).contains("but nothing"));
         assert!(error(&["ovhost:plugin/filter@0.1.0"]).contains("without ovhost:plugin/lifecycle"));
         assert!(error(&[life, "ovhost:plugin/filter@0.2.0"]).contains("built for filter 0.2.0"));

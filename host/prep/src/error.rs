@@ -32,12 +32,14 @@ pub enum PrepError {
         difference: String,
     },
     /// A file of the step's own records is not what it wrote.
-    #[error("{path}: {why}; remove it to do that job again")]
+    #[error("{path}: {why}; {next}")]
     Record {
         /// The file.
         path: String,
         /// What is wrong.
         why: String,
+        /// What to do.
+        next: &'static str,
     },
     /// An option that cannot work here.
     #[error("{0}")]
@@ -46,7 +48,7 @@ pub enum PrepError {
     #[error("{0}")]
     Rejects(String),
     /// Ctrl-C or a signal.
-    #[error("stopped; the jobs that were done stay, and the same command goes on from there")]
+    #[error("stopped; the same command goes on from what was saved")]
     Stopped,
 }
 
@@ -55,6 +57,9 @@ impl From<ShardError> for PrepError {
         PrepError::Data(error.into())
     }
 }
+
+/// What to do about records that are damaged.
+pub(crate) const AFRESH: &str = "remove the output folder's .ovhost to do the step afresh";
 
 pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> PrepError {
     let path = path.display().to_string();

@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::error::{PrepError, io};
+use crate::error::{AFRESH, PrepError, io};
 
 /// Writes a file through a temporary one in the same folder.
 pub fn put(path: &Path, bytes: &[u8]) -> Result<(), PrepError> {
@@ -38,7 +38,11 @@ pub fn put_with(path: &Path, write: impl FnOnce(&mut File) -> Result<(), PrepErr
 /// Writes pretty JSON with a final newline.
 pub fn put_json(path: &Path, value: &impl Serialize) -> Result<(), PrepError> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|e| PrepError::Record { path: path.display().to_string(), why: format!("cannot be written: {e}") })?;
+        .map_err(|e| PrepError::Record {
+        path: path.display().to_string(),
+        why: format!("cannot be written: {e}"),
+        next: "this is a defect of the program",
+    })?;
     put(path, (text + "\n").as_bytes())
 }
 
@@ -51,7 +55,11 @@ pub fn get_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PrepError
     };
     serde_json::from_slice(&text)
         .map(Some)
-        .map_err(|e| PrepError::Record { path: path.display().to_string(), why: format!("it is damaged ({e})") })
+        .map_err(|e| PrepError::Record {
+        path: path.display().to_string(),
+        why: format!("it is damaged ({e})"),
+        next: AFRESH,
+    })
 }
 
 /// sha256 of a file, in hexadecimal.
@@ -65,6 +73,22 @@ pub fn sha256(path: &Path) -> Result<String, PrepError> {
             n => hash.update(&buffer[..n]),
         }
     }
+}
+
+/// Refuses an output folder that holds an input: a shard of the output could take its name.
+pub fn apart(inputs: &[PathBuf], out: &Path) -> Result<(), PrepError> {
+    let Ok(out_real) = fs::canonicalize(out) else { return Ok(()) };
+    for input in inputs {
+        let real = fs::canonicalize(input).map_err(io(input, "open the shard"))?;
+        if real.parent() == Some(out_real.as_path()) {
+            return Err(PrepError::Option(format!(
+                "--out {} is the folder of the input {}, whose samples would be overwritten; give another --out",
+                out.display(),
+                input.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Bytes in hexadecimal.

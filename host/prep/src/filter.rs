@@ -5,21 +5,24 @@
 //!                └───────────┴────────────────────────────┴──► rejects, with key and reason
 //! ```
 //! Without streaming filters every shard is a job of its own. With one, shards run in order: reading, decoding and the pure
-//! filters before it run ahead on all threads, and what it remembers is saved with every finished shard.
+//! filters before it run ahead on all threads, and what it remembers is saved now and then, between two shards.
 
 use std::path::{Path, PathBuf};
 
 use ovhost_data::columns::Compute;
-use ovhost_data::pipeline::{Dropped, FilterChain, FilterStage, Row, Stream, plugin_filter};
+use ovhost_data::packed::{Layout, layout_of};
+use ovhost_data::pipeline::{
+    Dropped, FilterChain, FilterStage, Row, Stream, check_filter_columns, identity, plugin_filter,
+};
 use ovhost_data::record::{RecordOptions, Reject};
 use ovhost_data::rejects::Counters;
-use ovhost_data::shards::{Shard, ShardFile, WrittenShard, write_nv_meta};
+use ovhost_data::shards::{Shard, ShardFile, WrittenShard, check_split, write_nv_meta};
 use ovhost_data::{ChatTokenizer, columns};
 use ovhost_plugin::{OnTrap, Plugin};
 use serde_json::{Value, json};
 
-use crate::error::{PrepError, io};
-use crate::files::put;
+use crate::error::{AFRESH, PrepError, io};
+use crate::files::{apart, put};
 use crate::jobs::{Done, Made, MadeFile, Plan, RunOptions, Step, Summary, last_state, run};
 use crate::ordered::ordered;
 
@@ -75,6 +78,9 @@ pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Sum
     if settings.filters.is_empty() {
         return Err(PrepError::Option("no filter plugin is named; name at least one".into()));
     }
+    check_split(&settings.split)?;
+    apart(&settings.inputs, &options.out)?;
+    check_state(settings)?;
     check_columns(settings)?;
     let inputs = inputs(&settings.inputs)?;
     let ahead = settings.filters.iter().position(|p| !p.info().state_pure).unwrap_or(settings.filters.len());
@@ -99,12 +105,35 @@ fn check_columns(settings: &FilterSettings) -> Result<(), PrepError> {
     if settings.chat.is_none() {
         offered.retain(|c| c != "text-tokens");
     }
-    for filter in &settings.filters {
-        let names: Vec<&str> = offered.iter().map(String::as_str).collect();
-        filter.check_columns(&names).map_err(ovhost_data::DataError::from)?;
-        offered.extend(filter.info().writes.iter().cloned());
+    let wants = |name: &str| settings.filters.iter().find(|f| f.info().reads.iter().any(|(n, must)| *must && n == name));
+    if let Some(filter) = wants("text-tokens").filter(|_| settings.chat.is_none()) {
+        return Err(PrepError::Option(format!(
+            "filter {} reads the column text-tokens, which needs a tokenizer; give --tokenizer FOLDER",
+            filter.info().name
+        )));
     }
+    check_filter_columns(&settings.filters, &mut offered)?;
     Ok(())
+}
+
+/// Whether what the streaming filters remember can be kept as asked.
+fn check_state(settings: &FilterSettings) -> Result<(), PrepError> {
+    if settings.save_state.is_none() {
+        return Ok(());
+    }
+    let mut names: Vec<&str> =
+        settings.filters.iter().filter(|f| !f.info().state_pure).map(|f| f.info().name.as_str()).collect();
+    if names.is_empty() {
+        return Err(PrepError::Option("--save-state is given, but none of the filters remembers rows; leave it out".into()));
+    }
+    names.sort_unstable();
+    match names.windows(2).find(|w| w[0] == w[1]) {
+        None => Ok(()),
+        Some(w) => Err(PrepError::Option(format!(
+            "two filters that remember rows are named {}, and their states would be one file; give each a `name`",
+            w[0]
+        ))),
+    }
 }
 
 fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, PrepError> {
@@ -123,16 +152,7 @@ fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, PrepError> {
 }
 
 fn plan(settings: &FilterSettings, inputs: &[Input]) -> Plan {
-    let filters: Vec<Value> = settings
-        .filters
-        .iter()
-        .map(|p| {
-            let i = p.info();
-            let assets: Vec<Value> = i.assets.iter().map(|a| json!({ "name": a.name, "sha256": a.sha256 })).collect();
-            json!({ "name": i.name, "plugin": i.plugin_name, "version": i.version, "entry": i.entry, "sha256": i.sha256,
-                    "config": i.resolved_config, "assets": assets })
-        })
-        .collect();
+    let filters: Vec<Value> = settings.filters.iter().map(plugin_record).collect();
     let shards: Vec<Value> =
         inputs.iter().map(|i| json!({ "name": i.name, "samples": i.samples, "bytes": i.bytes })).collect();
     let settings = json!({
@@ -141,6 +161,15 @@ fn plan(settings: &FilterSettings, inputs: &[Input]) -> Plan {
         "dry": settings.dry, "inputs": shards,
     });
     Plan { step: "filter", settings, jobs: inputs.iter().map(|i| i.name.clone()).collect() }
+}
+
+/// A plugin as a plan records it.
+pub fn plugin_record(plugin: &Plugin) -> Value {
+    let mut record = json!({ "name": plugin.info().name });
+    if let (Value::Object(record), Value::Object(rest)) = (&mut record, identity(plugin.info())) {
+        record.extend(rest);
+    }
+    record
 }
 
 /// The threads' chains, and the one of the streaming filters.
@@ -233,8 +262,12 @@ impl Step for Filter<'_> {
 
     fn restore(&self, chains: &mut Chains, state: &[u8]) -> Result<(), PrepError> {
         let states = split_states(state)?;
-        let streaming = chains.behind.stages().filter(|s| s.is_streaming());
-        for (stage, state) in streaming.zip(states) {
+        let mut streaming: Vec<_> = chains.behind.stages().filter(|s| s.is_streaming()).collect();
+        if streaming.len() != states.len() {
+            let why = format!("it is of {} filters, and {} remember rows", states.len(), streaming.len());
+            return Err(PrepError::Record { path: "the saved state".into(), why, next: AFRESH });
+        }
+        for (stage, state) in streaming.iter_mut().zip(states) {
             stage.restore(state)?;
         }
         Ok(())
@@ -249,6 +282,13 @@ impl Step for Filter<'_> {
     ) -> Result<Made, PrepError> {
         let input = &self.inputs[index];
         let shard = Shard::open_damaged(&input.path)?;
+        if layout_of(&shard)?.0 != Layout::Plain {
+            return Err(PrepError::Option(format!(
+                "{} holds packs, and a filter judges single samples; filter the shards that they were made from, and pack what is \
+                 kept",
+                input.path.display()
+            )));
+        }
         let mut made = Made { counts: Counters { read: shard.len() as u64, ..Counters::default() }, ..Made::default() };
         if shard.len() as u64 != input.samples {
             return Err(PrepError::Option(format!(
@@ -260,6 +300,7 @@ impl Step for Filter<'_> {
         }
         let name = format!("{}.tar", input.name);
         let mut file = if self.settings.dry { None } else { Some(ShardFile::create(out.join(&name))?) };
+        let offsets = shard.offsets();
         let Chains { ahead, behind } = chains;
         let stream = self.stream();
         let chunks = shard.len().div_ceil(CHUNK);
@@ -271,11 +312,23 @@ impl Step for Filter<'_> {
             tick(read)?;
             let kept = behind.run(rows, &stream, |at, dropped| rejects.push((at, dropped)))?;
             for row in &kept {
+                if let Some(file) = &mut file {
+                    if file.ends_with(&row.record.key) {
+                        let reason = "the sample before it has the same key, and those between them were dropped: the two would be \
+                                      read as one; give samples different keys";
+                        let reject = Reject {
+                            key: row.record.key.clone(),
+                            shard: row.record.shard.clone(),
+                            stage: "write",
+                            reason: reason.into(),
+                        };
+                        rejects.push((row.at, Dropped::Reject(reject)));
+                        continue;
+                    }
+                    file.write_raw(&row.record.key, &shard.read_raw(&offsets, row.at)?)?;
+                }
                 made.counts.samples += 1;
                 made.counts.images += row.record.media.len() as u64;
-                if let Some(file) = &mut file {
-                    write(file, &shard, row.at)?;
-                }
             }
             rejects.sort_by_key(|(at, _)| *at);
             for (_, dropped) in rejects {
@@ -302,7 +355,7 @@ impl Step for Filter<'_> {
         Ok(made)
     }
 
-    fn finish(&self, out: &Path, done: &[Done]) -> Result<(), PrepError> {
+    fn finish(&self, out: &Path, done: &[Done], _: &Counters) -> Result<(), PrepError> {
         if self.settings.dry {
             return Ok(());
         }
@@ -314,7 +367,7 @@ impl Step for Filter<'_> {
 
 /// States as they are put end to end: a length (u64, little-endian) before each.
 fn split_states(mut bytes: &[u8]) -> Result<Vec<&[u8]>, PrepError> {
-    let damaged = || PrepError::Record { path: "the saved state".into(), why: "it is cut short".into() };
+    let damaged = || PrepError::Record { path: "the saved state".into(), why: "it is cut short".into(), next: AFRESH };
     let mut out = Vec::new();
     while !bytes.is_empty() {
         let (head, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;
@@ -324,13 +377,6 @@ fn split_states(mut bytes: &[u8]) -> Result<Vec<&[u8]>, PrepError> {
         bytes = rest;
     }
     Ok(out)
-}
-
-/// Copies a sample as it is. It was read before, so what fails now is the disk.
-fn write(file: &mut ShardFile, shard: &Shard, index: usize) -> Result<(), PrepError> {
-    let raw = shard.read(index)?;
-    let parts: Vec<(&str, &[u8])> = raw.parts.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-    Ok(file.write(&raw.key, &parts)?)
 }
 
 fn count_drop(counts: &mut Counters, dropped: Dropped) -> Reject {

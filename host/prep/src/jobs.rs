@@ -19,12 +19,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ovhost_data::Reject;
-use ovhost_data::rejects::{Counters, RejectBudget};
+use ovhost_data::rejects::{BudgetWords, Counters, RejectBudget};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::error::{PrepError, io};
+use crate::error::{AFRESH, PrepError, io};
 use crate::files::{get_json, hex, put, put_json, put_with, sha256};
 
 /// What a step will do: the settings that its output depends on, and its jobs.
@@ -74,6 +74,13 @@ impl std::str::FromStr for Part {
         if part.index < part.count { Ok(part) } else { Err(wrong()) }
     }
 }
+
+/// How a step's bound on rejects is set, and where its rejects are when it stops for them.
+pub const WORDS: BudgetWords = BudgetWords {
+    rate: "--max-reject-rate",
+    count: "--max-rejects",
+    list: "the *.rejects.jsonl of the output folder's .ovhost",
+};
 
 /// How to run a step.
 pub struct RunOptions<'a> {
@@ -179,8 +186,20 @@ pub trait Step: Sync {
         tick: &(dyn Fn(u64) -> Result<(), PrepError> + Sync),
     ) -> Result<Made, PrepError>;
 
-    /// After the last job: metadata beside the files. Called again with the same records it writes the same.
-    fn finish(&self, out: &Path, done: &[Done]) -> Result<(), PrepError>;
+    /// The step before this one on the same samples: its rejects and counts (which have those of the step before it) come
+    /// first in what this one leaves.
+    fn follows(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether its list of rejects and its manifest are those of the output; else they stay with the step's records.
+    fn is_last(&self) -> bool {
+        true
+    }
+
+    /// After the last job: metadata beside the files. `counts` are of all jobs and of the steps before. Called again with the
+    /// same records it writes the same.
+    fn finish(&self, out: &Path, done: &[Done], counts: &Counters) -> Result<(), PrepError>;
 }
 
 /// What a run of a step came to.
@@ -194,7 +213,7 @@ pub struct Summary {
     pub before: usize,
     /// Whether the step is finished.
     pub finished: bool,
-    /// Counts of all done jobs.
+    /// Counts of all done jobs, and of the steps before this one.
     pub counts: Counters,
     /// Files of all done jobs.
     pub files: usize,
@@ -205,12 +224,31 @@ pub struct Summary {
 /// File of the state that a step in order goes on from.
 const STATE: &str = "state";
 
-/// Saving a state may take long (deduplication remembers every sample), so it is not done with every job.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// What a step was and came to.
+const MANIFEST: &str = "manifest.json";
+
+/// The samples that it left out.
+const REJECTS: &str = "rejects.jsonl";
+
+/// Of a manifest what the steps after it need.
+#[derive(Deserialize)]
+struct Manifest {
+    counts: Counters,
+}
+
+/// Saving a state may take long (deduplication remembers every sample), so it is not done with every job: at most one part
+/// in so many of the time goes into it.
+const SAVE_SHARE: u32 = 20;
 
 /// The state after the last job of a finished step that runs in order.
 pub fn last_state(plan: &Plan, out: &Path) -> Result<Vec<u8>, PrepError> {
     Ok(Folder::open(plan, out)?.state()?.map(|(_, state)| state).unwrap_or_default())
+}
+
+/// The records of the jobs that are done, in order.
+pub fn done_jobs(plan: &Plan, out: &Path) -> Result<Vec<Done>, PrepError> {
+    let folder = Folder::open(plan, out)?;
+    plan.jobs.iter().filter_map(|job| folder.done(job).transpose()).collect()
 }
 
 /// The folder of a step's own records.
@@ -243,6 +281,7 @@ pub fn run<S: Step>(step: &S, plan: &Plan, options: &RunOptions<'_>) -> Result<S
             return Err(PrepError::Record {
                 path: folder.root.join(STATE).display().to_string(),
                 why: "a shard before it is not whole any more".into(),
+                next: AFRESH,
             });
         }
         done.iter_mut().skip(from).for_each(|d| *d = None);
@@ -250,7 +289,8 @@ pub fn run<S: Step>(step: &S, plan: &Plan, options: &RunOptions<'_>) -> Result<S
     let before = done.iter().flatten().count();
     let mine: Vec<usize> =
         (0..plan.jobs.len()).filter(|i| i % options.part.count == options.part.index && done[*i].is_none()).collect();
-    let mut counts = Counters::default();
+    let earlier = folder.earlier(step.follows())?;
+    let mut counts = earlier.clone();
     for (i, one) in done.iter().enumerate() {
         let Some(one) = one else { continue };
         counts.add(&one.counts);
@@ -286,12 +326,14 @@ pub fn run<S: Step>(step: &S, plan: &Plan, options: &RunOptions<'_>) -> Result<S
         if let Some((_, state)) = &saved {
             step.restore(&mut worker, state)?;
         }
-        let mut saved_at = Instant::now();
+        let mut saved_at = (Instant::now(), Duration::ZERO);
         while !give_up.load(Ordering::Relaxed) {
             let Some(index) = mine.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { break };
-            let keep_state = |worker: &mut S::Worker, at: &mut Instant| -> Result<(), PrepError> {
-                if step.in_order() && (index + 1 == plan.jobs.len() || at.elapsed() >= SAVE_EVERY) {
+            let keep_state = |worker: &mut S::Worker, (at, cost): &mut (Instant, Duration)| -> Result<(), PrepError> {
+                if step.in_order() && (index + 1 == plan.jobs.len() || at.elapsed() >= *cost * SAVE_SHARE) {
+                    let begin = Instant::now();
                     folder.put_state(index, &step.save(worker)?)?;
+                    *cost = begin.elapsed();
                     *at = Instant::now();
                 }
                 Ok(())
@@ -329,13 +371,13 @@ pub fn run<S: Step>(step: &S, plan: &Plan, options: &RunOptions<'_>) -> Result<S
         *slot = folder.done(name)?;
     }
     let all: Vec<Done> = done.into_iter().flatten().collect();
-    let mut counts = Counters::default();
+    let mut counts = earlier;
     all.iter().for_each(|d| counts.add(&d.counts));
     let finished = all.len() == plan.jobs.len();
     if finished {
         options.budget.check(&counts, true, None).map_err(PrepError::Rejects)?;
-        step.finish(&options.out, &all)?;
-        folder.finish(plan, &options.out, &all, &counts)?;
+        step.finish(&options.out, &all, &counts)?;
+        folder.finish(plan, step.follows(), step.is_last(), &all, &counts)?;
     }
     let files = all.iter().flat_map(|d| &d.files);
     Ok(Summary {
@@ -429,7 +471,11 @@ impl Folder {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io(&path, "read")(e)),
         };
-        let damaged = |why: &str| PrepError::Record { path: path.display().to_string(), why: why.to_owned() };
+        let damaged = |why: &str| PrepError::Record {
+            path: path.display().to_string(),
+            why: why.to_owned(),
+            next: "remove it to do the step's shards again from the first",
+        };
         let (hash, rest) = bytes.split_first_chunk::<32>().ok_or_else(|| damaged("it is cut short"))?;
         if hash[..] != Sha256::digest(rest)[..] {
             return Err(damaged("its hash is wrong"));
@@ -454,6 +500,7 @@ impl Folder {
             let line = serde_json::to_string(reject).map_err(|e| PrepError::Record {
                 path: job.to_owned(),
                 why: format!("a reject cannot be written: {e}"),
+                next: "this is a defect of the program",
             })?;
             lines.extend_from_slice(line.as_bytes());
             lines.push(b'\n');
@@ -464,10 +511,31 @@ impl Folder {
         Ok(done)
     }
 
-    fn finish(&self, plan: &Plan, out: &Path, done: &[Done], counts: &Counters) -> Result<(), PrepError> {
-        put_with(&out.join("rejects.jsonl"), |rejects| {
-            for job in &plan.jobs {
-                let path = self.jobs.join(format!("{job}.rejects.jsonl"));
+    /// Counts of a finished step.
+    fn earlier(&self, step: Option<&str>) -> Result<Counters, PrepError> {
+        let Some(step) = step else { return Ok(Counters::default()) };
+        let path = records(&self.out, step).join(MANIFEST);
+        let manifest = get_json::<Manifest>(&path)?.ok_or_else(|| PrepError::Record {
+            path: path.display().to_string(),
+            why: "it is missing, the step is not finished".into(),
+            next: "run the same command again",
+        })?;
+        Ok(manifest.counts)
+    }
+
+    fn finish(
+        &self,
+        plan: &Plan,
+        follows: Option<&str>,
+        last: bool,
+        done: &[Done],
+        counts: &Counters,
+    ) -> Result<(), PrepError> {
+        let place = if last { &self.out } else { &self.root };
+        put_with(&place.join(REJECTS), |rejects| {
+            let before = follows.iter().map(|step| records(&self.out, step).join(REJECTS));
+            let own = plan.jobs.iter().map(|job| self.jobs.join(format!("{job}.rejects.jsonl")));
+            for path in before.chain(own) {
                 let mut lines = fs::File::open(&path).map_err(io(&path, "open"))?;
                 std::io::copy(&mut lines, rejects).map_err(io(&path, "copy"))?;
             }
@@ -478,8 +546,10 @@ impl Folder {
         let manifest = json!({
             "ovhost": env!("CARGO_PKG_VERSION"), "step": plan.step, "settings": plan.settings, "counts": counts, "jobs": jobs,
         });
-        put_json(&self.root.join("manifest.json"), &manifest)?;
-        put_json(&out.join("manifest.json"), &manifest)
+        if last {
+            put_json(&self.out.join(MANIFEST), &manifest)?;
+        }
+        put_json(&self.root.join(MANIFEST), &manifest)
     }
 }
 

@@ -13,8 +13,14 @@ mod error;
 mod files;
 pub mod filter;
 pub mod jobs;
+mod lengths;
 mod ordered;
+pub mod pack;
+pub mod packs;
+mod places;
+mod write;
 
 pub use error::PrepError;
-pub use filter::{FilterSettings, filter};
-pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary};
+pub use filter::{FilterSettings, filter, plugin_record};
+pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary, WORDS};
+pub use pack::{PackSettings, Packed, Phase, pack};

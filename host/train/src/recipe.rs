@@ -1,18 +1,18 @@
 //! The recipe: one TOML file per run. Every key is declared once, here or in the crate that it configures, with its
 //! documentation; parsing, error messages, `ovhost recipe keys` and the editor schema come from these declarations.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+mod plugins;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ovhost_data::loader::DataConfig;
-use ovhost_plugin::{Limits, PluginSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::Decay;
+
+pub use plugins::{AssetUse, PluginSet, PluginUse};
 
 /// A whole recipe.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -77,77 +77,6 @@ pub enum Precision {
     /// bfloat16 weights and activations, fp32 masters and moments.
     #[default]
     Bf16,
-}
-
-/// One use of a plugin.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PluginUse {
-    /// Path of the component: as given, beside the recipe, in $OVHOST_PLUGIN_PATH, or a first-party one ("packers/padding_free.wasm").
-    pub plugin: String,
-    /// Name of this use in logs and records; the file's name if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// SHA-256 that the file must have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// Which of the component's plugins; needed only where it holds several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entry: Option<String>,
-    /// The plugin's own configuration, checked against its schema.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// Files that the plugin may read at its start, by the names that it documents.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub assets: BTreeMap<String, PathBuf>,
-    /// What it may use.
-    #[serde(default)]
-    pub limits: Limits,
-}
-
-impl PluginUse {
-    /// A use by path alone, as `--plugins` names it.
-    pub fn bare(plugin: impl Into<String>) -> Self {
-        PluginUse {
-            plugin: plugin.into(),
-            name: None,
-            sha256: None,
-            entry: None,
-            config: Default::default(),
-            assets: Default::default(),
-            limits: Limits::default(),
-        }
-    }
-
-    /// The loader's request for this use; relative assets are taken from `recipe_dir`.
-    pub fn spec(&self, path: PathBuf, recipe_dir: &Path, seed: u64) -> PluginSpec {
-        PluginSpec {
-            path,
-            name: self.name.clone(),
-            sha256: self.sha256.clone(),
-            entry: self.entry.clone(),
-            config: serde_json::Value::Object(self.config.clone()),
-            assets: self.assets.iter().map(|(k, v)| (k.clone(), recipe_dir.join(v))).collect(),
-            limits: self.limits.clone(),
-            seed,
-        }
-    }
-}
-
-/// `[plugins]`
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PluginSet {
-    /// Keep or drop samples, in this order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub filter: Vec<PluginUse>,
-    /// Turns a sample into a conversation.
-    pub prompt: PluginUse,
-    /// Groups samples into packs.
-    pub packer: PluginUse,
-    /// Score answers in `ovhost eval`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metric: Vec<PluginUse>,
 }
 
 /// `[train]`
@@ -355,7 +284,7 @@ impl Recipe {
     pub fn differences(&self, other: &serde_json::Value) -> Result<Vec<String>> {
         let ours = serde_json::to_value(self)?;
         let mut out = Vec::new();
-        compare("", &ours, other, &mut out);
+        compare("", &plugins::without_trust(&ours), &plugins::without_trust(other), &mut out);
         Ok(out)
     }
 }

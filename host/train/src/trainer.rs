@@ -195,7 +195,7 @@ fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBu
         );
     };
     let mut differences = options.recipe.differences(&state.recipe)?;
-    if state.plugins != options.plugins {
+    if !ovhost_plugin::same_plugins(&state.plugins, &options.plugins) {
         differences.push(format!("plugins: {} then, {} now", state.plugins, options.plugins));
     }
     // The order of samples depends on these: the saved position in the data means nothing under other values.
@@ -319,7 +319,7 @@ impl Run<'_> {
             fill: fills.0 / fills.1.max(1) as f64,
             rejected: self.loader.counters().rejected_total(),
             filtered: self.loader.counters().filtered_total(),
-            samples: self.loader.counters().summary(),
+            samples: self.loader.counters().summary("delivered"),
         })
     }
 

@@ -1,20 +1,30 @@
 //! The benchmarks of `cargo xtask bench`. Each measures ours and its peer alternately in one process and prints medians
 //! and their ratio; a noisy machine moves both.
 
+mod boundary;
 mod filter;
 mod image_path;
 mod packing;
+mod peer;
+mod pipeline;
 mod train_step;
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 4] =
-    [("packing", packing::run), ("filter", filter::run), ("image", image_path::run), ("train", train_step::run)];
+const ALL: [Bench; 7] = [
+    ("packing", packing::run),
+    ("filter", filter::run),
+    ("boundary", boundary::run),
+    ("peer", peer::run),
+    ("pipeline", pipeline::run),
+    ("image", image_path::run),
+    ("train", train_step::run),
+];
 
 fn main() -> Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
@@ -38,10 +48,31 @@ pub fn time<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     Ok((begin.elapsed().as_secs_f64(), value))
 }
 
+/// Seconds that this thread computed during one call: what it takes on a machine with nothing else to do, as far as a busy
+/// one can tell.
+pub fn cpu_time<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let begin = thread_seconds()?;
+    let value = work()?;
+    Ok((thread_seconds()? - begin, value))
+}
+
+fn thread_seconds() -> Result<f64> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a timespec of ours, which the call only writes to.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    ensure!(status == 0, "this system does not say how long a thread has computed");
+    Ok(now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
+}
+
 /// Median; the list must not be empty.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// How a figure stands against its bar.
+pub fn verdict(holds: bool) -> &'static str {
+    if holds { "holds" } else { "MISSED" }
 }
 
 /// The plugin host and a first-party plugin, as a run loads it.

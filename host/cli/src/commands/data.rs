@@ -1,6 +1,7 @@
-//! `ovhost data`: tables with pictures to shards, filters over shards, and a look into shards.
+//! `ovhost data`: tables with pictures to shards, filters over shards, shards to packs, and a look into shards.
 
 mod filter;
+mod pack;
 
 use std::{
     fs,
@@ -12,9 +13,11 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{
     convert::{ConvertOptions, Input, convert},
+    packed::MARK,
     record::RecordOptions,
     shards::{Shard, expand},
 };
+use serde_json::Value;
 
 /// Subcommands of `ovhost data`.
 #[derive(clap::Subcommand)]
@@ -23,6 +26,8 @@ pub enum Command {
     Convert(Box<ConvertArgs>),
     /// Run filter plugins over shards: resumable, in parallel, the same bytes every time
     Filter(Box<filter::Args>),
+    /// Pack samples for training once and for all: resumable, in parallel, the same bytes every time
+    Pack(Box<pack::Args>),
     /// Show samples of shards, and save their pictures
     Show(ShowArgs),
 }
@@ -114,6 +119,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Convert(args) => convert_table(*args),
         Command::Filter(args) => filter::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Show(args) => show(&args),
     }
 }
@@ -170,6 +176,31 @@ fn convert_table(args: ConvertArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A pack: what it says of itself, and each of its samples.
+fn show_pack(key: &str, pack: &Value) {
+    let samples = pack["samples"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of = |name: &str| pack[name].to_string();
+    println!(
+        "  {key}  pack of {} samples, {} of {} tokens, {} patches, made for {}",
+        samples.len(),
+        of("tokens"),
+        of("capacity"),
+        of("patches"),
+        of("fingerprint")
+    );
+    for sample in samples {
+        let text = |name: &str| sample[name].as_str().map_or_else(|| sample[name].to_string(), str::to_owned);
+        println!(
+            "    {} of {}  {} tokens  {}  {}",
+            text("key"),
+            text("source"),
+            text("tokens"),
+            text("images"),
+            text("record")
+        );
+    }
+}
+
 fn show(args: &ShowArgs) -> Result<ExitCode> {
     let mut left = args.limit;
     for path in expand(&args.shards, Path::new(""))? {
@@ -179,7 +210,10 @@ fn show(args: &ShowArgs) -> Result<ExitCode> {
             match shard.record(index, &RecordOptions::default()) {
                 Err(reject) => println!("  {}: {}", reject.key, reject.reason),
                 Ok(record) => {
-                    println!("  {}  {}", record.key, serde_json::to_string(&record.fields)?);
+                    match record.fields.get(MARK) {
+                        Some(_) => show_pack(&record.key, &Value::Object(record.fields)),
+                        None => println!("  {}  {}", record.key, serde_json::to_string(&record.fields)?),
+                    }
                     for media in &record.media {
                         println!(
                             "      {}  {} × {}, {} bytes",

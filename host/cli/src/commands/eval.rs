@@ -87,7 +87,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let kind = precision(args.precision.as_deref(), device)?;
     let host = wiring::host()?;
     let kinds = [Kind::Prompt, Kind::Metric];
-    let plugins = wiring::plugins(&host, recipe.as_ref().map(|r| &r.plugins), &args.plugins, &dir, seed, &kinds)?;
+    let (set, crashes) = (recipe.as_ref().map(|r| &r.plugins), args.out.join("crashes"));
+    let plugins = wiring::plugins(&host, set, &args.plugins, &dir, seed, &crashes, &kinds)?;
     ensure!(!plugins.metrics.is_empty(), "no metric plugin: name one with --plugins, as in metrics/exact_match.wasm");
     let prompt =
         plugins.prompt.clone().context("no prompt plugin: name one with --plugins, as in prompts/conversation.wasm")?;
@@ -129,7 +130,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         blank_images: args.blank_images,
         seed,
         settings,
-        stop: console::stop_flag()?,
+        stop: console::stop_flag(console::AFTER_THIS_STEP)?,
     })?;
     let Some(results) = results else {
         eprintln!("interrupted; the same command goes on");

@@ -115,7 +115,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model = LlavaOnevision::load(&args.model, &LoadOptions { device, kind })?;
     let decode = |ids: &[i64]| chat.decode(&tokens(ids), true).map_err(|e| e.to_string());
     let generator = Generator::new(&model, config)?.with_decoder(decode);
-    let stop = console::stop_flag()?;
+    let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
     let mut stream = chat.stream_decoder(true);
     let (mut shown, mut held) = (String::new(), String::new());
     let stops = generator.config().stop_strings.clone();

@@ -57,8 +57,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let device = wiring::device(&recipe.run.device, recipe.run.threads)?;
     let host = wiring::host()?;
     let kinds = [Kind::Filter, Kind::Prompt, Kind::Packer, Kind::Metric];
-    let plugins = wiring::plugins(&host, Some(&recipe.plugins), &args.plugins, &dir, recipe.run.seed, &kinds)?;
-    let stop = console::stop_flag()?;
+    let crashes = dir.join(&recipe.run.folder).join("crashes");
+    let plugins =
+        wiring::plugins(&host, Some(&recipe.plugins), &args.plugins, &dir, recipe.run.seed, &crashes, &kinds)?;
+    let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
     let options = TrainOptions {
         recipe: recipe.clone(),
         recipe_dir: dir.clone(),

@@ -119,7 +119,9 @@ fn configurations() {
     let processor = ImageProcessor::from_json(both).unwrap();
     assert_eq!((processor.min_pixels, processor.max_pixels), (1000, 90000));
     assert_eq!((processor.factor(), processor.patch_dim()), (32, 3 * 2 * 256));
-    let pixels = processor.blank(64, 32).unwrap();
+    let mut data = Vec::new();
+    let grid = processor.blank_to(64, 32, &mut data).unwrap();
+    let pixels = Pixels { data, grid };
     assert_eq!((pixels.grid, pixels.data.len()), ([1, 2, 4], 8 * 1536));
     let black = (0.0f32 - 0.48145466f32) / 0.26862954f32;
     assert!(pixels.data[..512].iter().all(|v| *v == black), "both frames of the red channel");
@@ -232,6 +234,8 @@ fn speed() {
     time("header", &|| drop(header(&bytes, u64::MAX)));
     time("decode", &|| drop(decode_rgb(&bytes, u64::MAX)));
     time("resize", &|| drop(resample::bicubic(&picture.data, from, to)));
-    time("patchify", &|| drop(processor.patchify(&resized, to.1, to.0)));
+    time("patchify", &|| {
+        processor.patchify(&resized, to.1, to.0, &mut Vec::new());
+    });
     time("all", &|| drop(processor.process(&bytes)));
 }

@@ -74,6 +74,12 @@ impl EvalReader {
         images: Arc<ImageProcessor>,
         seed: u64,
     ) -> Result<Self, DataError> {
+        if source.as_ref().is_some_and(|s| s.packed()) {
+            return Err(DataError::Config(
+                "the shards hold packs, which are made for training; an evaluation asks single samples: name the shards that the                  packs were made from"
+                    .into(),
+            ));
+        }
         let mut prompt = stages.prompt()?;
         chat.check_special_tokens(&prompt.special_tokens()?)?;
         let shards = source.as_ref().map(|s| s.shards()).unwrap_or_default();

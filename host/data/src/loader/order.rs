@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::pipeline::{CHUNK, Item};
+use crate::pipeline::Item;
 
 /// A place in the stream, always between two chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct OrderSpec {
     pub rank: u64,
     /// Number of streams.
     pub world: u64,
+    /// Most items in a chunk.
+    pub chunk: u64,
 }
 
 /// A run of items that one worker makes at once.
@@ -78,7 +80,7 @@ impl Iterator for Order {
 
     fn next(&mut self) -> Option<Chunk> {
         let total = self.total();
-        let mut items = Vec::with_capacity(CHUNK as usize);
+        let mut items = Vec::with_capacity(self.spec.chunk as usize);
         loop {
             if self.spec.epochs.is_some_and(|epochs| self.at.epoch >= epochs) || total < self.spec.world {
                 return None;
@@ -92,7 +94,7 @@ impl Iterator for Order {
                 items.push(Item { ordinal: self.at.ordinal, shard, index });
                 self.at.ordinal += 1;
                 // Chunks end at multiples, so that the cut is the same wherever the stream was taken up.
-                if self.at.ordinal.is_multiple_of(CHUNK) {
+                if self.at.ordinal.is_multiple_of(self.spec.chunk) {
                     break;
                 }
             }
@@ -163,6 +165,15 @@ impl Epoch {
     }
 }
 
+/// Puts `items` in random order, the same for the same seed and purpose in every later version.
+pub fn shuffle<T>(items: &mut [T], purpose: &str, seed: u64) {
+    let hash = Sha256::new().chain_update(b"ovhost shuffle 1 ").chain_update(purpose).chain_update(seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(hash.finalize().into());
+    for i in (1..items.len()).rev() {
+        items.swap(i, below(&mut rng, i as u64 + 1) as usize);
+    }
+}
+
 /// A number below `n`, by multiplication: the bias is below n / 2^64.
 fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
     ((u128::from(rng.next_u64()) * u128::from(n)) >> 64) as u64
@@ -173,7 +184,7 @@ mod tests {
     use super::*;
 
     fn spec(window: usize) -> OrderSpec {
-        OrderSpec { counts: vec![100, 0, 37, 63], seed: 5, window, epochs: Some(2), rank: 0, world: 1 }
+        OrderSpec { counts: vec![100, 0, 37, 63], seed: 5, window, epochs: Some(2), rank: 0, world: 1, chunk: 64 }
     }
 
     fn coordinates(chunks: &[Chunk]) -> Vec<(u32, u64)> {
@@ -227,7 +238,7 @@ mod tests {
     #[test]
     fn the_order_is_pinned() {
         let order: Vec<u64> = Order::new(
-            OrderSpec { counts: vec![8], seed: 1, window: 8, epochs: Some(1), rank: 0, world: 1 },
+            OrderSpec { counts: vec![8], seed: 1, window: 8, epochs: Some(1), rank: 0, world: 1, chunk: 64 },
             Position::default(),
         )
         .flat_map(|c| c.items)
@@ -235,5 +246,17 @@ mod tests {
         .collect();
         assert_eq!(order, PINNED);
     }
+
+    #[test]
+    fn shuffling_is_pinned_too() {
+        let shuffled = |purpose, seed| {
+            let mut items: Vec<u32> = (0..8).collect();
+            shuffle(&mut items, purpose, seed);
+            items
+        };
+        assert_eq!(shuffled("a", 1), SHUFFLED);
+        assert!(shuffled("b", 1) != SHUFFLED && shuffled("a", 2) != SHUFFLED);
+    }
+    const SHUFFLED: [u32; 8] = [6, 7, 2, 5, 4, 3, 1, 0];
     const PINNED: [u64; 8] = [0, 4, 7, 2, 1, 6, 3, 5];
 }

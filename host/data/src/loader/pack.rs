@@ -4,6 +4,8 @@
 //!  Order ─► feeder ─► (answer of chunk 1), (answer of chunk 2) … ─► packer ─► Delivery::Bin … Delivery::End
 //!              └─────► encode jobs ─► workers ◄── decode jobs ◄───────┘
 //! ```
+//! Where samples come packed, a chunk is one pack and goes through as it is.
+//!
 //! After each push that finished packs the packer's state is saved, so that a checkpoint can be taken after any of
 //! them although this thread runs ahead of the trainer.
 
@@ -64,7 +66,8 @@ pub fn feed(order: impl Iterator<Item = Chunk>, jobs: &Sender<EncodeJob>, pendin
 
 /// The packing thread.
 pub struct PackThread {
-    pub stage: Box<dyn PackStage>,
+    /// None where samples come packed: then a chunk is a pack.
+    pub stage: Option<Box<dyn PackStage>>,
     pub limits: PackLimits,
     pub encode: Sender<EncodeJob>,
     pub decode: Sender<DecodeJob>,
@@ -119,7 +122,9 @@ impl PackThread {
     }
 
     fn stream(&mut self, resume: Option<LoaderState>, pending: &Receiver<Pending>) -> Result<(), Stop> {
-        self.stage.start(&self.limits)?;
+        if let Some(stage) = &mut self.stage {
+            stage.start(&self.limits)?;
+        }
         if let Some(state) = resume {
             self.restore(state)?;
         }
@@ -127,8 +132,8 @@ impl PackThread {
             let outcomes = answer.recv().map_err(|_| DataError::Worker("a worker thread is gone".into()))??;
             self.take(chunk, outcomes)?;
         }
-        let packing = self.stage.flush()?;
-        let bins = self.settle(packing)?;
+        let packing = self.stage.as_mut().map(|stage| stage.flush()).transpose()?;
+        let bins = packing.map(|packing| self.settle(packing)).transpose()?.unwrap_or_default();
         let snapshot = Arc::new(self.snapshot(None, &bins));
         self.deliver(bins, &snapshot)?;
         let rejects = std::mem::take(&mut self.rejects);
@@ -156,12 +161,7 @@ impl PackThread {
         }
         let mut bins = Vec::new();
         if !samples.is_empty() {
-            let first_row = chunk.items.first().map_or(0, |i| i.ordinal);
-            let ctx = CallCtx { run_seed: self.seed, shard: self.rank, batch_index: first_row / CHUNK, first_row };
-            let batch = items_batch(&samples);
-            self.open.extend(samples.into_iter().map(|s| (s.item.ordinal, s)));
-            let packing = self.stage.push(&ctx, &batch)?;
-            bins = self.settle(packing)?;
+            bins = self.push(&chunk, samples)?;
         }
         self.check_budget(chunk.epoch_end)?;
         if chunk.epoch_end && kept == 0 {
@@ -171,17 +171,29 @@ impl PackThread {
             return Err(DataError::Rejects(format!(
                 "no sample of epoch {} is left to train on. {}.{} Loosen the filters or mend the data",
                 chunk.after.epoch.saturating_sub(1),
-                all.summary(),
+                all.summary("delivered"),
                 last.unwrap_or_default()
             ))
             .into());
         }
         if !bins.is_empty() {
-            let packer = Some(self.stage.save()?);
+            let packer = self.stage.as_mut().map(|stage| stage.save()).transpose()?;
             let snapshot = Arc::new(self.snapshot(packer, &bins));
             self.deliver(bins, &snapshot)?;
         }
         Ok(())
+    }
+
+    /// The bins that a chunk's samples (at least one) finish.
+    fn push(&mut self, chunk: &Chunk, samples: Vec<EncodedSample>) -> Result<Vec<Vec<EncodedSample>>, DataError> {
+        // The samples of a pack are delivered at once, so nothing is ever held between two of them.
+        let Some(stage) = &mut self.stage else { return Ok(vec![samples]) };
+        let first_row = chunk.items.first().map_or(0, |i| i.ordinal);
+        let ctx = CallCtx { run_seed: self.seed, shard: self.rank, batch_index: first_row / CHUNK, first_row };
+        let batch = items_batch(&samples);
+        self.open.extend(samples.into_iter().map(|s| (s.item.ordinal, s)));
+        let packing = stage.push(&ctx, &batch)?;
+        self.settle(packing)
     }
 
     fn reject(&mut self, reject: Reject) {
@@ -263,8 +275,8 @@ impl PackThread {
         self.position = state.position;
         self.epoch_kept = state.epoch_kept;
         let packer = state.packer.as_deref().map(from_hex).transpose()?;
-        if let Some(packer) = &packer {
-            self.stage.restore(packer)?;
+        if let (Some(packer), Some(stage)) = (&packer, &mut self.stage) {
+            stage.restore(packer)?;
         }
         if !bins.is_empty() {
             let snapshot = Arc::new(self.snapshot(packer, &bins));

@@ -11,6 +11,7 @@ use crate::pipeline::{FilterStage, PackStage, PromptStage};
 use crate::record::{Media, Record};
 use crate::tokenizer_train::train_bpe;
 
+mod packed;
 mod plugins;
 
 struct Memory(Vec<Vec<Result<Record, Reject>>>);
@@ -160,6 +161,9 @@ impl StageFactory for Native {
     }
     fn fingerprint(&self) -> String {
         "native".into()
+    }
+    fn prompt_identity(&self) -> Value {
+        json!({"sha256": "native"})
     }
 }
 

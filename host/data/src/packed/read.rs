@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Head, Layout, MARK, PackJson, Sample, reference};
@@ -42,7 +43,7 @@ pub fn layout_of(shard: &Shard) -> Result<(Layout, Option<Head>), ShardError> {
         let Some(json) = shard.read_part(index, |part| part == "json")? else { return Ok((Layout::Plain, None)) };
         let Ok(fields) = serde_json::from_slice::<Value>(&json) else { continue };
         return match layout(&sample.key, &fields) {
-            Layout::Packed => match Head::deserialize_value(&fields) {
+            Layout::Packed => match head(&fields) {
                 Ok(head) => Ok((Layout::Packed, Some(head))),
                 Err(reason) => Err(ShardError::Sample {
                     path: shard.path().display().to_string(),
@@ -67,14 +68,11 @@ fn layout(key: &str, fields: &Value) -> Layout {
     }
 }
 
-impl Head {
-    fn deserialize_value(fields: &Value) -> Result<Head, String> {
-        let version = fields.get(MARK).and_then(Value::as_u64);
-        serde_json::from_value(fields.clone()).map_err(|e| {
-            let version = version.map_or_else(|| "no number".into(), |v| v.to_string());
-            format!("it says {MARK} (version {version}), but its description cannot be read: {e}; pack the data again")
-        })
-    }
+fn head(fields: &Value) -> Result<Head, String> {
+    Head::deserialize(fields).map_err(|e| {
+        let version = fields.get(MARK).map_or_else(String::new, Value::to_string);
+        format!("it says {MARK} (version {version}), but its description cannot be read: {e}; pack the data again")
+    })
 }
 
 /// Reads a pack. What is wrong with one sample is that sample's; what is wrong with all of them is the error.
@@ -84,7 +82,8 @@ pub fn parse(raw: RawSample, shard: &str, options: &RecordOptions) -> Result<Pac
     let failed = |reason: String| Reject { key: key.clone(), shard: shard.to_owned(), stage: "read", reason };
     let json = raw.parts.iter().find(|(part, _)| part == "json");
     let (_, json) = json.ok_or_else(|| failed("the pack has no part json".into()))?;
-    let fields: Value = serde_json::from_slice(json).map_err(|e| failed(format!("part json is not valid JSON: {e}")))?;
+    let fields: Value =
+        serde_json::from_slice(json).map_err(|e| failed(format!("part json is not valid JSON: {e}")))?;
     match layout(&raw.key, &fields) {
         Layout::Packed => {}
         Layout::Reference => return Ok(reference::read(raw, &fields, place, shard, options)),
@@ -92,14 +91,13 @@ pub fn parse(raw: RawSample, shard: &str, options: &RecordOptions) -> Result<Pac
             return Err(failed(format!("a packed shard holds a sample that is no pack ({MARK} is not in its json)")));
         }
     }
-    let head = Head::deserialize_value(&fields).map_err(failed)?;
+    let head = head(&fields).map_err(failed)?;
     let PackJson { samples, .. } =
         serde_json::from_value(fields).map_err(|e| failed(format!("its list of samples cannot be read: {e}")))?;
     let mut members: HashMap<String, Vec<u8>> = raw.parts.into_iter().collect();
-    let samples = samples.into_iter().map(|sample| SubSample {
-        row: Some(sample.row),
-        record: record(sample, &mut members, options),
-    });
+    let samples = samples
+        .into_iter()
+        .map(|sample| SubSample { row: Some(sample.row), record: record(sample, &mut members, options) });
     Ok(Pack { head: Some(head), samples: samples.collect(), place })
 }
 

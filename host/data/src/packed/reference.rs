@@ -51,7 +51,9 @@ pub(super) fn read(raw: RawSample, fields: &Value, place: String, shard: &str, o
             Some(Value::String(text)) => Ok(text.clone()),
             other => {
                 let seen = other.map_or("missing", kind_of);
-                Err(format!("{name}[{i}] is {seen}; this layout has one text for each picture (one question, one answer)"))
+                Err(format!(
+                    "{name}[{i}] is {seen}; this layout has one text for each picture (one question, one answer)"
+                ))
             }
         };
         let answer = text("captions", captions.get(i))?;
@@ -84,7 +86,9 @@ pub(super) fn read(raw: RawSample, fields: &Value, place: String, shard: &str, o
 /// # Errors
 /// What the record has more or less than that.
 pub fn turn(record: Record) -> Result<Record, String> {
-    let no = |what: String| format!("the reference's layout holds one picture, one question and one answer a sample: {what}");
+    let no = |what: String| {
+        format!("the reference's layout holds one picture, one question and one answer a sample: {what}")
+    };
     if record.media.len() != 1 {
         return Err(no(format!("this one has {} pictures", record.media.len())));
     }
@@ -108,7 +112,8 @@ fn question_and_answer(fields: &Map<String, Value>) -> Result<(String, String), 
         if is_answer(asked) || !is_answer(answered) || text(asked.get(role)).is_some_and(|r| r == "system") {
             return Err(format!("the turns of {list} are not a user's and an assistant's"));
         }
-        let plain = |turn: &Value| text(turn.get(content)).ok_or_else(|| format!("{list} has turns that are not plain text"));
+        let plain =
+            |turn: &Value| text(turn.get(content)).ok_or_else(|| format!("{list} has turns that are not plain text"));
         return Ok((plain(asked)?, plain(answered)?));
     }
     let pairs = fields.get("qa").and_then(Value::as_array);

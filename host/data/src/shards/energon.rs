@@ -13,16 +13,20 @@ use super::{ShardError, WrittenShard, io_error};
 
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
+/// Refuses a split that Energon does not know.
+pub fn check_split(split: &str) -> Result<(), ShardError> {
+    if SPLITS.contains(&split) {
+        return Ok(());
+    }
+    let reason = format!("split \"{split}\" is unknown; it must be train, val or test");
+    Err(ShardError::Metadata { path: ".nv-meta".into(), reason })
+}
+
 /// Records `shards` (all in `folder`) as the split `split` ("train", "val" or "test"). Other splits that an earlier
 /// call recorded in the same folder stay; this split is replaced.
 pub fn write_nv_meta(folder: &Path, split: &str, shards: &[WrittenShard]) -> Result<(), ShardError> {
     let meta = folder.join(".nv-meta");
-    if !SPLITS.contains(&split) {
-        return Err(ShardError::Metadata {
-            path: meta.display().to_string(),
-            reason: format!("split \"{split}\" is unknown; it must be train, val or test"),
-        });
-    }
+    check_split(split)?;
     fs::create_dir_all(&meta).map_err(io_error(&meta, "make the folder"))?;
     let mut parts: Map<String, Value> = Map::new();
     let mut counts: Map<String, Value> = Map::new();

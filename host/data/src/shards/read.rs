@@ -173,6 +173,18 @@ impl Shard {
         })
     }
 
+    /// The bytes of sample `index` as they lie in the file, headers included. `offsets` are [`Self::offsets`].
+    pub fn read_raw(&self, offsets: &[u64], index: usize) -> Result<Vec<u8>, ShardError> {
+        let (Some(from), Some(to)) = (offsets.get(index), offsets.get(index + 1)) else {
+            let path = self.path.display().to_string();
+            return Err(ShardError::Sample { path, key: String::new(), reason: format!("there is no sample {index}") });
+        };
+        // The scan proved that the file is at least this long.
+        let mut bytes = vec![0; to.saturating_sub(*from) as usize];
+        self.file.read_exact_at(&mut bytes, *from).map_err(io_error(&self.path, "read"))?;
+        Ok(bytes)
+    }
+
     /// Reads the files of sample `index` (from 0).
     pub fn read(&self, index: usize) -> Result<RawSample, ShardError> {
         let sample = self.samples.get(index).ok_or_else(|| ShardError::Sample {
@@ -302,6 +314,7 @@ impl Scan {
                              with tar's --dereference --hard-dereference"
                         ),
                     );
+                    self.end = known;
                 }
                 continue;
             }

@@ -174,6 +174,64 @@ fn grouping_rules_and_hostile_names() {
     assert!(reject(1).reason.contains("part \"txt\" is a symbolic link"), "{:?}", reject(1));
     assert!(reject(5).key == "m" && reject(5).reason.contains("part \"jpg\" is a hard link"), "{:?}", reject(5));
     assert!(shard.read(6).is_err());
+    ranges_read_as_samples(&shard);
+}
+
+/// Every sample by its bytes alone is what it is by the index, or fails as it does.
+fn ranges_read_as_samples(shard: &Shard) {
+    let bytes = fs::read(shard.path()).unwrap();
+    let offsets = shard.offsets();
+    assert_eq!(offsets.len(), shard.len() + 1);
+    for (i, ends) in offsets.windows(2).enumerate() {
+        let found = RawSample::from_tar(&bytes[ends[0] as usize..ends[1] as usize]);
+        match (shard.read(i), found) {
+            (Ok(whole), found) => assert_eq!(found.as_ref(), Ok(&whole), "sample {i}"),
+            (Err(whole), Err(found)) => assert!(whole.to_string().contains(&found), "sample {i}: {whole}, {found}"),
+            (Err(whole), Ok(found)) => panic!("sample {i}: {whole}, but its bytes give {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn samples_by_their_bytes_with_every_kind_of_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.tar");
+    let long = "long".repeat(40);
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    let add = |builder: &mut tar::Builder<fs::File>, name: &str, kind: tar::EntryType, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_entry_type(kind);
+        builder.append_data(&mut header, name, content).unwrap();
+    };
+    use tar::EntryType::{Directory, Regular, XGlobalHeader};
+    add(&mut builder, "pax", XGlobalHeader, b"17 comment=hello\n");
+    // A long name has a header and a block of its own before the member's.
+    add(&mut builder, &format!("{long}/a.json"), Regular, b"{}");
+    add(&mut builder, &format!("{long}/a.bin"), Regular, &[1; 700]);
+    builder.append_pax_extensions([("comment", b"of b".as_slice()), ("path", b"renamed.json")]).unwrap();
+    add(&mut builder, "b.json", Regular, b"{\"b\": 1}");
+    add(&mut builder, "folder", Directory, b"");
+    add(&mut builder, "noext", Regular, &[2; 600]);
+    add(&mut builder, &format!("{long}/c.json"), Regular, b"{}");
+    add(&mut builder, "d.json", Regular, b"[]");
+    builder.finish().unwrap();
+    let shard = Shard::open(&path).unwrap();
+    let keys: Vec<&str> = shard.samples().iter().map(|s| s.key.rsplit('/').next().unwrap()).collect();
+    assert_eq!(keys, ["a", "renamed", "c", "d"]);
+    ranges_read_as_samples(&shard);
+    let [first, .., end] = shard.offsets()[..] else { panic!() };
+    assert_eq!((first, end + 1024), (1024, fs::metadata(&path).unwrap().len()), "behind the global header");
+    // Of a damaged shard the last whole sample ends where the cut one begins.
+    let bytes = fs::read(&path).unwrap();
+    let cut = dir.path().join("cut.tar");
+    fs::write(&cut, &bytes[..shard.offsets()[3] as usize + 600]).unwrap();
+    let damaged = Shard::open_damaged(&cut).unwrap();
+    assert!(damaged.damage().is_some() && (2..=3).contains(&damaged.len()), "{}", damaged.len());
+    ranges_read_as_samples(&damaged);
+    for end in [100, 512, 1000] {
+        RawSample::from_tar(&bytes[first as usize..first as usize + end]).unwrap_err();
+    }
 }
 
 #[test]

@@ -203,6 +203,29 @@ impl ShardFile {
         self.offsets.len() as u64
     }
 
+    /// Whether the last sample has that key: another of the same key after it would be read as a part of it.
+    pub fn ends_with(&self, key: &str) -> bool {
+        !self.offsets.is_empty() && self.last == key
+    }
+
+    /// Adds a sample as it lies in another shard: `bytes` are its headers and contents, whole blocks.
+    pub fn write_raw(&mut self, key: &str, bytes: &[u8]) -> Result<(), ShardError> {
+        let refuse = |reason: String| ShardError::Sample {
+            path: self.path.display().to_string(),
+            key: key.to_owned(),
+            reason,
+        };
+        if !(bytes.len() as u64).is_multiple_of(BLOCK) || bytes.is_empty() {
+            return Err(refuse(format!("{} bytes are no whole tar blocks", bytes.len())));
+        }
+        let Some(tar) = &mut self.tar else { return Err(refuse("the shard is closed already".into())) };
+        self.offsets.push(self.bytes);
+        tar.get_mut().write_all(bytes).map_err(io_error(&self.path, "write"))?;
+        self.bytes += bytes.len() as u64;
+        self.last = key.to_owned();
+        Ok(())
+    }
+
     fn append(&mut self, key: &str, sample: &Prepared<'_>) -> Result<(), ShardError> {
         let refuse = |reason: &str| ShardError::Sample {
             path: self.path.display().to_string(),

@@ -16,9 +16,12 @@ fn filters_count_what_they_drop() {
     assert_eq!(out.keep, [true, false, true]);
     let reason = out.reason[1].clone().unwrap();
     let counters = filter.counters();
+    let budget = filter.plugin().info().limits.fuel(3, counters.bytes_in);
     assert_eq!((counters.rows_in, counters.rows_kept, counters.rows_dropped), (3, 2, 1));
     assert_eq!(counters.dropped_by[&reason], 1);
     assert!(counters.fuel_total > 0 && counters.fuel_max <= counters.fuel_total && counters.peak_memory > 0);
+    assert_eq!(counters.fuel.percentile(99), Some(counters.fuel_max), "one call");
+    assert_eq!(u64::from(counters.fuel_peak_permille), counters.fuel_max * 1000 / budget);
 }
 
 #[test]
@@ -96,9 +99,9 @@ fn pack(name: &str, lengths: &[u32], step: usize, move_at: Option<usize>) -> Vec
         first += chunk.len();
         let packing = packer.push(&ctx(), &samples(&items)).unwrap();
         assert!(packing.dropped.is_empty());
-        bins.extend(packing.bins);
+        bins.extend(packing.bins.to_vecs());
     }
-    bins.extend(packer.flush().unwrap().bins);
+    bins.extend(packer.flush().unwrap().bins.to_vecs());
     assert_eq!(packer.open_items(), 0);
     bins
 }

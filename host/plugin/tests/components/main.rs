@@ -2,10 +2,24 @@
 //!
 //! `cargo xtask plugins` builds the first to `target/plugins` (or `$OVHOST_PLUGINS_DIR`); the second are checked in.
 
+mod crashes;
+mod determinism;
 mod first_party;
+mod forge;
+#[path = "../../../../tests/fuzz/src/frame.rs"]
+mod frame;
+mod fresh;
+mod frozen;
+mod hostile_describe;
+mod hostile_values;
+#[path = "../../../../tests/fuzz/src/load.rs"]
+mod load_any;
+mod loader;
 mod loading;
 mod misbehave;
 mod misbehave_more;
+mod streaming;
+mod trusting;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,10 +30,14 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("host/plugin is two folders deep")
 }
 
+/// Where the first-party plugins are.
+fn plugins_dir() -> PathBuf {
+    std::env::var_os("OVHOST_PLUGINS_DIR").map_or_else(|| workspace().join("target/plugins"), PathBuf::from)
+}
+
 /// A first-party plugin, such as `filters/image_geometry`.
 fn first_party(name: &str) -> PathBuf {
-    let dir = std::env::var_os("OVHOST_PLUGINS_DIR").map_or_else(|| workspace().join("target/plugins"), PathBuf::from);
-    let path = dir.join(format!("{name}.wasm"));
+    let path = plugins_dir().join(format!("{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run cargo xtask plugins", path.display());
     path
 }
@@ -29,6 +47,11 @@ fn guest(name: &str) -> PathBuf {
     let path = workspace().join(format!("tests/fixtures/guests/{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run cargo xtask plugins", path.display());
     path
+}
+
+/// A guest built against 0.1.0, kept as it was.
+fn frozen(name: &str) -> PathBuf {
+    workspace().join(format!("tests/fixtures/guests/v0.1.0/{name}.wasm"))
 }
 
 /// One host for all tests, with a cache of its own: every component is compiled once.
@@ -95,6 +118,7 @@ fn lists(name: &str, rows: &[&[u32]]) -> Column {
 /// The error's text; it must hold every one of `parts`.
 fn assert_says(error: &PluginError, parts: &[&str]) {
     let text = error.to_string();
+    println!("{text}\n");
     for part in parts {
         assert!(text.contains(part), "the error\n{text}\nlacks {part:?}");
     }

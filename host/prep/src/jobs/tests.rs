@@ -59,7 +59,7 @@ impl Step for Numbers {
         Ok(Made { files: vec![MadeFile::of(&out.join(&name), &name, 1)?], counts, rejects: vec![reject] })
     }
 
-    fn finish(&self, out: &Path, done: &[Done]) -> Result<(), PrepError> {
+    fn finish(&self, out: &Path, done: &[Done], _: &Counters) -> Result<(), PrepError> {
         put(&out.join("finished"), done.len().to_string().as_bytes())
     }
 }
@@ -70,7 +70,7 @@ fn plan(setting: u32) -> Plan {
 
 fn go(step: &Numbers, setting: u32, out: &Path, workers: usize, part: Part) -> Result<Summary, PrepError> {
     let stop = AtomicBool::new(false);
-    let budget = RejectBudget { max_rate: 1.0, max_count: None };
+    let budget = RejectBudget { max_rate: 1.0, max_count: None, words: WORDS };
     let options = RunOptions { out: out.to_owned(), workers, part, budget, stop: &stop, progress: &|_| {} };
     run(step, &plan(setting), &options)
 }
@@ -157,7 +157,7 @@ fn other_settings_are_refused_with_what_differs() {
 #[test]
 fn too_many_rejects_and_a_request_to_stop_end_it() {
     let out = tempfile::tempdir().unwrap();
-    let (stop, budget) = (AtomicBool::new(false), RejectBudget { max_rate: 1.0, max_count: Some(3) });
+    let (stop, budget) = (AtomicBool::new(false), RejectBudget { max_rate: 1.0, max_count: Some(3), words: WORDS });
     let mut options = RunOptions {
         out: out.path().into(),
         workers: 1,
@@ -167,7 +167,7 @@ fn too_many_rejects_and_a_request_to_stop_end_it() {
         progress: &|_| {},
     };
     let error = run(&Numbers::new(false, None), &plan(1), &options).unwrap_err().to_string();
-    assert!(error.contains("max_rejects is 3") && error.contains("k3"), "{error}");
+    assert!(error.contains("--max-rejects is 3") && error.contains("k3"), "{error}");
     stop.store(true, Ordering::Relaxed);
     options.budget.max_count = None;
     assert!(matches!(run(&Numbers::new(false, None), &plan(1), &options), Err(PrepError::Stopped)));

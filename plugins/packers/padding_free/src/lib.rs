@@ -1,13 +1,19 @@
-//! `padding_free`: best fit on a bounded window. Nearly full bins from a stream, in little memory, the same every time.
+//! `padding_free`: best fit. Nearly full bins from a stream on a bounded window, or from the whole set at its end; the same
+//! every time.
 //!
-//! Up to `window` samples are held back. When there are more, one bin is made: the oldest sample, then again and again
-//! the longest that still fits. So no sample waits for ever, and the many lengths in the window close the last gap. At
-//! the end of the stream bins start with the longest sample instead, which needs the fewest bins for what is left.
+//! `mode = "window"`: up to `window` samples are held back. When there are more, one bin is made: the oldest sample, then
+//! again and again the longest that still fits. So no sample waits for ever, and the many lengths in the window close the
+//! last gap. At the end of the stream bins start with the longest sample instead, which needs the fewest bins for what is
+//! left.
 //!
 //! ```text
 //!  window  36 90 115 700 700 2040 …      capacity 8192
 //!  bin     [oldest 115][longest that fits 6800][… 1200][… 77]      left over: 0
 //! ```
+//!
+//! `mode = "offline"`: everything is held back and packed when the stream ends, the longest first, each into the bin that it
+//! fills best (best fit decreasing over the histogram of lengths). That takes the fewest bins, and memory for every sample:
+//! it is for data preparation, not for a stream without end.
 //!
 //! ```toml
 //! [plugins.packer]
@@ -20,24 +26,40 @@
 
 use ovhost_sdk::prelude::*;
 
+mod bitmap;
+mod offline;
 mod window;
 use window::Window;
 
 /// Lengths have a queue each, so the capacity bounds the memory; this is far above any context.
 const MAX_CAPACITY: u32 = 1 << 22;
 
+/// When bins are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Packs {
+    /// As the stream goes, from a window of it.
+    #[default]
+    Window,
+    /// At the end of the stream, from all of it.
+    Offline,
+}
+
 /// Configuration of `padding_free`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Most samples that wait for a bin. More fill bins better and let samples stray further from their order.
+    /// "window": bins come as the stream goes; "offline": all at its end, fewer of them, and every sample is held until then.
+    pub mode: Packs,
+    /// Most samples that wait for a bin, in mode "window". More fill bins better and let samples stray further from their
+    /// order.
     #[schemars(range(min = 1))]
     pub window: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { window: 4096 }
+        Self { mode: Packs::Window, window: 4096 }
     }
 }
 
@@ -46,41 +68,45 @@ pub struct PaddingFree {
     config: Config,
     capacity: u32,
     max_items: usize,
-    /// The configured window, or less where the host allows less.
+    /// Most samples that are held back: by the configuration, or less where the host allows less.
     max_open: usize,
     window: Window,
-    /// (number, id) of the bin that is being made.
-    bin: Vec<(u64, u64)>,
+    /// What mode "offline" has collected.
+    all: Vec<Item>,
+    /// The bin that is being made, as the window gives it.
+    bin: Vec<u64>,
 }
 
 impl Plugin for PaddingFree {
     type Config = Config;
     const NAME: &'static str = "padding_free";
-    const SUMMARY: &'static str = "Packs samples into nearly full bins: best fit on a bounded window.";
+    const SUMMARY: &'static str = "Packs samples into nearly full bins: best fit, on a window or over the whole set.";
     const READS: &'static [Need] = &[Need::new("id", ovhost_sdk::ColumnType::S64), Need::u32s("length")];
 
     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
         let mut findings = Findings::new();
         findings.require(config.window > 0, "/window", || "must be at least 1".into());
         findings.finish()?;
-        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window: Window::new(0), bin: Vec::new() })
+        let (window, all, bin) = (Window::new(0), Vec::new(), Vec::new());
+        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, bin })
     }
 }
 
 impl PaddingFree {
     /// Makes one bin that starts with a sample of length `first`.
+    #[inline(always)]
     fn close_bin(&mut self, first: u32, out: &mut Packing) {
         self.bin.clear();
-        self.bin.push(self.window.take(first));
-        let mut room = self.capacity - first;
-        while self.bin.len() < self.max_items
-            && let Some(length) = self.window.longest_up_to(room)
-        {
-            self.bin.push(self.window.take(length));
-            room -= length;
-        }
+        self.window.take(first, self.capacity, self.max_items, &mut self.bin);
         self.bin.sort_unstable();
-        out.bin(self.bin.iter().map(|&(_, id)| id));
+        out.bin(self.bin.iter().map(|&taken| self.window.id(taken)));
+    }
+
+    fn hold(&mut self, id: u64, length: u32) {
+        match self.config.mode {
+            Packs::Window => self.window.insert(id, length),
+            Packs::Offline => self.all.push(Item { id, length, patches: 0 }),
+        }
     }
 }
 
@@ -88,15 +114,25 @@ impl Packer for PaddingFree {
     type State = Vec<Item>;
 
     fn start(&mut self, limits: Limits) -> Result<(), String> {
-        let capacity = limits.capacity;
+        let Limits { capacity, max_items_per_bin, max_open_items } = limits;
         if capacity > MAX_CAPACITY {
             return Err(format!("a capacity of {capacity} tokens is above the most that it can do, {MAX_CAPACITY}"));
         }
         let unless_zero = |value: u32| if value == 0 { usize::MAX } else { value as usize };
+        self.max_open = match self.config.mode {
+            Packs::Window => (self.config.window as usize).min(unless_zero(max_open_items)),
+            Packs::Offline if max_open_items > 0 => {
+                return Err(format!(
+                    "mode \"offline\" holds every sample back until the end, and the limit is {max_open_items} open samples; \
+                     set that limit to 0 (none), or mode to \"window\""
+                ));
+            }
+            Packs::Offline => usize::MAX,
+        };
         self.capacity = capacity;
-        self.max_items = unless_zero(limits.max_items_per_bin);
-        self.max_open = (self.config.window as usize).min(unless_zero(limits.max_open_items));
+        self.max_items = unless_zero(max_items_per_bin);
         self.window = Window::new(capacity);
+        self.all.clear();
         Ok(())
     }
 
@@ -106,7 +142,11 @@ impl Packer for PaddingFree {
                 out.give_up(item.id);
                 continue;
             }
-            self.window.insert(*item);
+            if self.config.mode == Packs::Offline {
+                self.all.push(*item);
+                continue;
+            }
+            self.window.insert(item.id, item.length);
             if self.window.len() > self.max_open
                 && let Some(oldest) = self.window.oldest()
             {
@@ -116,13 +156,17 @@ impl Packer for PaddingFree {
     }
 
     fn flush(&mut self, out: &mut Packing) {
-        while let Some(longest) = self.window.longest_up_to(self.capacity) {
+        if self.config.mode == Packs::Offline {
+            let all = std::mem::take(&mut self.all);
+            return offline::pack(&all, self.capacity, self.max_items, out);
+        }
+        while let Some(longest) = self.window.longest() {
             self.close_bin(longest, out);
         }
     }
 
     fn state(&self) -> Vec<Item> {
-        self.window.items().collect()
+        self.window.items().chain(self.all.iter().copied()).collect()
     }
 
     fn restore(&mut self, state: Vec<Item>) -> Result<(), String> {
@@ -140,7 +184,8 @@ impl Packer for PaddingFree {
             ));
         }
         self.window = Window::new(self.capacity);
-        state.into_iter().for_each(|item| self.window.insert(item));
+        self.all.clear();
+        state.iter().for_each(|item| self.hold(item.id, item.length));
         Ok(())
     }
 }

@@ -60,13 +60,118 @@ fn the_oldest_comes_first_and_the_longest_that_fits_follows() {
     assert_eq!(packer.flush(), [vec![4], vec![1, 3]]);
 }
 
+/// The rule in the plainest words: look at everything, every time.
+fn plainly(window: usize, limits: Limits, lengths: &[u32]) -> Vec<Vec<u64>> {
+    let unless_zero = |value: u32| if value == 0 { usize::MAX } else { value as usize };
+    let (most, max_open) = (unless_zero(limits.max_items_per_bin), unless_zero(limits.max_open_items).min(window));
+    let (mut open, mut bins) = (Vec::new(), Vec::new());
+    let longest = |open: &[(u64, u32)], room: u32| {
+        let fits = open.iter().enumerate().filter(|(_, item)| item.1 <= room);
+        // The first of the longest.
+        fits.max_by_key(|(place, item)| (item.1, std::cmp::Reverse(*place))).map(|(place, _)| place)
+    };
+    let mut close = |open: &mut Vec<(u64, u32)>, first: usize| {
+        let mut bin = vec![open.remove(first)];
+        let mut room = limits.capacity - bin[0].1;
+        while bin.len() < most
+            && let Some(place) = longest(open, room)
+        {
+            room -= open[place].1;
+            bin.push(open.remove(place));
+        }
+        bin.sort_unstable();
+        bins.push(bin.into_iter().map(|item| item.0).collect());
+    };
+    for item in numbered(lengths) {
+        open.push(item);
+        if open.len() > max_open {
+            close(&mut open, 0);
+        }
+    }
+    while let Some(first) = longest(&open, limits.capacity) {
+        close(&mut open, first);
+    }
+    bins
+}
+
+#[test]
+fn bins_are_those_of_the_plain_rule() {
+    let lengths = published_lengths(3000);
+    // Few lengths, so that many are equal; zero and the capacity among them.
+    let coarse: Vec<u32> = lengths.iter().map(|length| length / 1024 * 1024).collect();
+    for lengths in [&lengths, &coarse] {
+        for (window, limits) in [(300, limits(8192, 0, 0)), (300, limits(8192, 4, 0)), (64, limits(8192, 0, 20))] {
+            let bins = pack(&json!({ "window": window }), limits, lengths, 100);
+            assert_eq!(bins, plainly(window, limits, lengths), "window {window}, {limits:?}");
+        }
+    }
+}
+
+/// Best fit decreasing in the plainest words.
+fn plainly_offline(capacity: u32, most: usize, lengths: &[u32]) -> Vec<Vec<u64>> {
+    let mut items = numbered(lengths);
+    items.sort_by_key(|item| std::cmp::Reverse(item.1));
+    let mut bins: Vec<(u32, Vec<u64>)> = Vec::new();
+    let mut turns = Vec::new();
+    for (turn, (id, length)) in items.into_iter().enumerate() {
+        let fits = (0..bins.len()).filter(|&bin| bins[bin].0 >= length && bins[bin].1.len() < most);
+        // Of the bins with the least room, the one that has had it longest.
+        let bin = fits.min_by_key(|&bin| (bins[bin].0, turns[bin])).unwrap_or_else(|| {
+            bins.push((capacity, Vec::new()));
+            turns.push(0);
+            bins.len() - 1
+        });
+        bins[bin].0 -= length;
+        bins[bin].1.push(id);
+        turns[bin] = turn;
+    }
+    let mut bins: Vec<Vec<u64>> = bins.into_iter().map(|bin| bin.1).collect();
+    bins.iter_mut().for_each(|bin| bin.sort_unstable());
+    bins.sort_unstable();
+    bins
+}
+
+#[test]
+fn offline_is_best_fit_decreasing() {
+    let mut lengths = published_lengths(2000);
+    lengths.extend([0, 8192, 0]);
+    for most in [0, 5] {
+        let bins = pack(&json!({ "mode": "offline" }), limits(8192, most, 0), &lengths, 64);
+        let most = if most == 0 { usize::MAX } else { most as usize };
+        assert_eq!(bins, plainly_offline(8192, most, &lengths));
+    }
+    assert!(pack(&json!({ "mode": "offline" }), limits(8192, 0, 0), &[], 1).is_empty());
+}
+
+#[test]
+fn offline_needs_no_more_bins_than_a_window() {
+    let lengths = published_lengths(200_000);
+    let bins = |config: &Json| pack(config, limits(8192, 0, 0), &lengths, 4096);
+    let (offline, window) = (bins(&json!({ "mode": "offline" })), bins(&json!({ "window": 65_536 })));
+    let full = fill(&offline, &lengths, 8192);
+    println!("offline: {} bins, fill {full:.6}; window: {}", offline.len(), window.len());
+    assert!(offline.len() <= window.len() && full >= 0.9998, "{full}");
+}
+
+#[test]
+fn offline_wants_no_bound_on_open_samples() {
+    let mut packer = testing::packer::<PaddingFree>(json!({ "mode": "offline" }), limits(10, 0, 0)).unwrap();
+    assert!(packer.push(&[(0, 3), (1, 11), (2, 7)]).is_empty(), "a sample above the capacity is given up at once");
+    assert_eq!((packer.open(), packer.flush()), (2, vec![vec![0, 2]]));
+    let config = Config { mode: Packs::Offline, ..Config::default() };
+    let mut packer = PaddingFree::new(config, &Assets::default()).unwrap();
+    let error = packer.start(limits(10, 0, 100)).unwrap_err();
+    assert!(error.contains("\"offline\"") && error.contains("100 open samples"), "{error}");
+}
+
 #[test]
 fn the_cut_into_batches_does_not_matter() {
     let lengths = published_lengths(5000);
-    let config = json!({ "window": 300 });
-    let whole = pack(&config, limits(8192, 0, 0), &lengths, 5000);
-    assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 1), whole);
-    assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 77), whole);
+    for config in [json!({ "window": 300 }), json!({ "mode": "offline" })] {
+        let whole = pack(&config, limits(8192, 0, 0), &lengths, 5000);
+        assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 1), whole);
+        assert_eq!(pack(&config, limits(8192, 0, 0), &lengths, 77), whole);
+    }
 }
 
 #[test]
@@ -86,14 +191,15 @@ fn limits_hold() {
 #[test]
 fn saved_state_continues_exactly() {
     let items = numbered(&published_lengths(4000));
-    let config = json!({ "window": 500 });
-    let mut packer = testing::packer::<PaddingFree>(config.clone(), limits(8192, 0, 0)).unwrap();
-    packer.push(&items[..2001]);
-    let state = packer.save();
-    let mut copy = packer.restored(config.clone(), &state).unwrap();
-    assert_eq!(copy.save(), state);
-    assert_eq!(packer.push(&items[2001..]), copy.push(&items[2001..]));
-    assert_eq!(packer.flush(), copy.flush());
+    for config in [json!({ "window": 500 }), json!({ "mode": "offline" })] {
+        let mut packer = testing::packer::<PaddingFree>(config.clone(), limits(8192, 0, 0)).unwrap();
+        packer.push(&items[..2001]);
+        let state = packer.save();
+        let mut copy = packer.restored(config.clone(), &state).unwrap();
+        assert_eq!(copy.save(), state);
+        assert_eq!(packer.push(&items[2001..]), copy.push(&items[2001..]));
+        assert_eq!(packer.flush(), copy.flush());
+    }
 }
 
 #[test]

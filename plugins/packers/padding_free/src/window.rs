@@ -1,85 +1,96 @@
 //! The open samples of a packer: items in, "the oldest" and "the longest that fits" out, both in constant time.
 //!
 //! ```text
-//!  arrivals   [ a:700 ][ b:36 ][ taken ][ d:700 ] …      a deque in order of arrival; `first` is its front's number
-//!  by length  700 → a → d      36 → b                    a queue per length, linked through the deque
-//!  bitmap     …0010…0001…                                which lengths have a queue; words, and a word per 64 words
+//!  slots      [ b:36 ][ free ][ a:700 ][ d:700 ] …      as many as were ever open at once; reused, so they stay in cache
+//!  by length  700 → a → d      36 → b                   a queue per length, linked through the slots
+//!  bitmap     …0010…0001…                               which lengths have a queue
+//!  arrivals   2:700  1:700  0:36  3:700 …  1011…        by number: slot and length, and a bit for those still open
 //! ```
 //! Samples of one length leave in order of arrival, so the order of everything is fixed by the order of arrival alone.
 
-use std::collections::VecDeque;
-
 use ovhost_sdk::Item;
 
-/// No sample.
-const NONE: u64 = u64::MAX;
+use crate::bitmap::Bitmap;
 
-/// Sixteen bytes, since the deque is walked all over.
-struct Arrival {
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// Sixteen bytes, four to a cache line.
+struct Slot {
     id: u64,
-    /// `TAKEN` when the sample has left.
-    length: u32,
-    /// How many arrivals later the next sample of the same length came; 0 if none has.
+    /// Low bits of the number of the sample's arrival.
+    number: u32,
+    /// The next sample of the same length; of a free slot, the next free one.
     next: u32,
 }
 
-/// Above every capacity.
-const TAKEN: u32 = u32::MAX;
-
-/// Which lengths have a sample.
-struct Bitmap {
-    words: Vec<u64>,
-    /// Bit w says that `words[w]` is not zero.
-    summary: Vec<u64>,
+/// Samples by the number of their arrival, in a ring.
+struct Arrivals {
+    /// Slot and length, at the number modulo the size, which is a power of two and a multiple of 64.
+    entries: Vec<(u32, u32)>,
+    /// A bit for each entry whose sample is open.
+    open: Vec<u64>,
+    /// Every sample before has left.
+    first: u64,
+    /// The next sample's number.
+    next: u64,
 }
 
-impl Bitmap {
-    /// For values up to and with `max`.
-    fn new(max: u32) -> Self {
-        let words = max as usize / 64 + 1;
-        Self { words: vec![0; words], summary: vec![0; words.div_ceil(64)] }
+impl Arrivals {
+    fn new() -> Self {
+        Self { entries: vec![(NONE, 0); 64], open: vec![0], first: 0, next: 0 }
     }
 
-    fn insert(&mut self, value: u32) {
-        let word = value as usize / 64;
-        self.words[word] |= 1 << (value % 64);
-        self.summary[word / 64] |= 1 << (word % 64);
-    }
-
-    fn remove(&mut self, value: u32) {
-        let word = value as usize / 64;
-        self.words[word] &= !(1 << (value % 64));
-        if self.words[word] == 0 {
-            self.summary[word / 64] &= !(1 << (word % 64));
+    #[inline(always)]
+    fn push(&mut self, slot: u32, length: u32) -> u32 {
+        if self.next - self.first == self.entries.len() as u64 {
+            self.grow();
         }
+        let number = self.next as u32;
+        let at = number as usize & (self.entries.len() - 1);
+        self.entries[at] = (slot, length);
+        self.open[at / 64] |= 1 << (at % 64);
+        self.next += 1;
+        number
     }
 
-    /// The largest value that is not above `bound`.
-    fn largest_up_to(&self, bound: u32) -> Option<u32> {
-        let upto = |bit: usize| u64::MAX >> (63 - bit);
-        let word = bound as usize / 64;
-        let here = self.words[word] & upto(bound as usize % 64);
-        if here != 0 {
-            return Some((word * 64) as u32 + here.ilog2());
+    #[cold]
+    fn grow(&mut self) {
+        self.skip();
+        let (old, new) = (self.entries.len(), self.entries.len() * 2);
+        let mut entries = vec![(NONE, 0); new];
+        let mut open = vec![0_u64; new / 64];
+        for number in self.first..self.next {
+            let (from, to) = (number as usize & (old - 1), number as usize & (new - 1));
+            entries[to] = self.entries[from];
+            open[to / 64] |= (self.open[from / 64] >> (from % 64) & 1) << (to % 64);
         }
-        // Words below `word`, found through the summary.
-        let below = word.checked_sub(1)?;
-        let first = self.summary[below / 64] & upto(below % 64);
-        let masks = std::iter::once((below / 64, first));
-        let masks = masks.chain((0..below / 64).rev().map(|i| (i, self.summary[i])));
-        let (at, mask) = masks.into_iter().find(|&(_, mask)| mask != 0)?;
-        let word = at * 64 + mask.ilog2() as usize;
-        Some((word * 64) as u32 + self.words[word].ilog2())
+        (self.entries, self.open) = (entries, open);
+    }
+
+    /// Advances `first` to an open sample, if there is one.
+    #[inline(always)]
+    fn skip(&mut self) {
+        while self.first < self.next {
+            let at = self.first as usize & (self.entries.len() - 1);
+            let rest = self.open[at / 64] >> (at % 64);
+            if rest != 0 {
+                self.first += u64::from(rest.trailing_zeros());
+                return;
+            }
+            self.first += 64 - (at % 64) as u64;
+        }
+        self.first = self.next;
     }
 }
 
 /// Open samples.
 pub struct Window {
-    arrivals: VecDeque<Arrival>,
-    /// Number of the sample at the front of `arrivals`.
-    first: u64,
-    /// Per length: numbers of the first and last sample in its queue.
-    queues: Vec<(u64, u64)>,
+    slots: Vec<Slot>,
+    free: u32,
+    arrivals: Arrivals,
+    /// Per length: the first and the last slot of its queue.
+    queues: Vec<(u32, u32)>,
     lengths: Bitmap,
     open: usize,
 }
@@ -88,8 +99,9 @@ impl Window {
     /// An empty window for lengths up to and with `capacity`.
     pub fn new(capacity: u32) -> Self {
         Self {
-            arrivals: VecDeque::new(),
-            first: 0,
+            slots: Vec::new(),
+            free: NONE,
+            arrivals: Arrivals::new(),
             queues: vec![(NONE, NONE); capacity as usize + 1],
             lengths: Bitmap::new(capacity),
             open: 0,
@@ -103,93 +115,132 @@ impl Window {
 
     /// Open samples in order of arrival.
     pub fn items(&self) -> impl Iterator<Item = Item> {
-        let open = self.arrivals.iter().filter(|arrival| arrival.length != TAKEN);
-        open.map(|arrival| Item { id: arrival.id, length: arrival.length, patches: 0 })
+        let Arrivals { entries, open, first, next } = &self.arrivals;
+        let places = (*first..*next).map(|number| number as usize & (entries.len() - 1));
+        let open = places.filter(|at| open[at / 64] >> (at % 64) & 1 == 1).map(|at| entries[at]);
+        open.map(|(slot, length)| Item { id: self.slots[slot as usize].id, length, patches: 0 })
     }
 
     /// Adds a sample, whose length must not be above the capacity.
-    pub fn insert(&mut self, item: Item) {
-        let number = self.first + self.arrivals.len() as u64;
-        self.arrivals.push_back(Arrival { id: item.id, length: item.length, next: 0 });
-        let (head, tail) = self.queues[item.length as usize];
-        if head == NONE {
-            self.queues[item.length as usize] = (number, number);
-            self.lengths.insert(item.length);
+    #[inline(always)]
+    pub fn insert(&mut self, id: u64, length: u32) {
+        let slot = if self.free == NONE { self.slots.len() as u32 } else { self.free };
+        let number = self.arrivals.push(slot, length);
+        match self.slots.get_mut(slot as usize) {
+            Some(place) => {
+                self.free = place.next;
+                *place = Slot { id, number, next: NONE };
+            }
+            None => self.slots.push(Slot { id, number, next: NONE }),
+        }
+        let queue = &mut self.queues[length as usize];
+        if queue.0 == NONE {
+            *queue = (slot, slot);
+            self.lengths.insert(length);
         } else {
-            self.arrivals[(tail - self.first) as usize].next = (number - tail) as u32;
-            self.queues[item.length as usize].1 = number;
+            self.slots[queue.1 as usize].next = slot;
+            queue.1 = slot;
         }
         self.open += 1;
     }
 
     /// Length of the sample that has been open longest.
-    pub fn oldest(&self) -> Option<u32> {
-        // The front is never a taken one: `take` sees to it.
-        self.arrivals.front().map(|arrival| arrival.length)
+    #[inline(always)]
+    pub fn oldest(&mut self) -> Option<u32> {
+        self.arrivals.skip();
+        let Arrivals { entries, first, next, .. } = &self.arrivals;
+        (first < next).then(|| entries[*first as usize & (entries.len() - 1)].1)
     }
 
-    /// The longest length not above `room`.
-    pub fn longest_up_to(&self, room: u32) -> Option<u32> {
-        self.lengths.largest_up_to(room)
+    /// The longest open length.
+    pub fn longest(&self) -> Option<u32> {
+        self.lengths.largest_up_to(self.queues.len() as u32 - 1)
     }
 
-    /// Takes the oldest sample of `length`, which there must be; gives its number and id.
-    pub fn take(&mut self, length: u32) -> (u64, u64) {
-        let queue = &mut self.queues[length as usize];
-        let number = queue.0;
-        let arrival = &mut self.arrivals[(number - self.first) as usize];
-        arrival.length = TAKEN;
-        let id = arrival.id;
-        if arrival.next == 0 {
-            queue.0 = NONE;
-            self.lengths.remove(length);
-        } else {
-            queue.0 = number + u64::from(arrival.next);
+    /// Takes the oldest sample of length `first`, which there must be, and then again and again the oldest of the longest
+    /// that fit into the `room` that is left, until there are `most`. They are put into `taken`, to be sorted into the order
+    /// of their arrival and shown to [`Self::id`].
+    #[inline(always)]
+    pub fn take(&mut self, first: u32, mut room: u32, most: usize, taken: &mut Vec<u64>) {
+        // Slices, so that the loop need not ask the vectors for their memory again after each write.
+        let (slots, queues) = (self.slots.as_mut_slice(), self.queues.as_mut_slice());
+        let (open, mask) = (self.arrivals.open.as_mut_slice(), self.arrivals.entries.len() - 1);
+        let (mut lengths, since) = (self.lengths.view(), self.arrivals.first as u32);
+        let mut length = first;
+        loop {
+            let queue = &mut queues[length as usize];
+            let at = queue.0;
+            let slot = &mut slots[at as usize];
+            let (number, next) = (slot.number, slot.next);
+            queue.0 = next;
+            if next == NONE {
+                lengths.remove(length);
+            }
+            slot.next = self.free;
+            self.free = at;
+            open[(number as usize & mask) / 64] &= !(1 << (number % 64));
+            // Numbers since the oldest are fewer than 2³² apart, so their distance from it orders them.
+            taken.push(u64::from(number.wrapping_sub(since)) << 32 | u64::from(at));
+            room -= length;
+            if taken.len() == most {
+                break;
+            }
+            match lengths.largest_up_to(room) {
+                Some(longest) => length = longest,
+                None => break,
+            }
         }
-        self.open -= 1;
-        while self.arrivals.front().is_some_and(|arrival| arrival.length == TAKEN) {
-            self.arrivals.pop_front();
-            self.first += 1;
-        }
-        (number, id)
+        self.open -= taken.len();
+    }
+
+    /// Id of a sample that was taken after the last `insert`.
+    #[inline(always)]
+    pub fn id(&self, taken: u64) -> u64 {
+        self.slots[taken as u32 as usize].id
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ovhost_sdk::Rng;
 
-    #[test]
-    fn the_bitmap_finds_what_a_sorted_set_finds() {
-        let max = 20_000;
-        let (mut bitmap, mut set) = (Bitmap::new(max), std::collections::BTreeSet::new());
-        let mut rng = Rng::new(1);
-        for _ in 0..20_000 {
-            let value = rng.below(u64::from(max) + 1) as u32;
-            // Sparse: long stretches without a value exercise the summary.
-            if set.len() > 40 || rng.below(2) == 0 {
-                if let Some(&old) = set.range(..=value).next_back() {
-                    set.remove(&old);
-                    bitmap.remove(old);
-                }
-            } else {
-                set.insert(value);
-                bitmap.insert(value);
-            }
-            let bound = rng.below(u64::from(max) + 1) as u32;
-            assert_eq!(bitmap.largest_up_to(bound), set.range(..=bound).next_back().copied());
-        }
+    fn take(window: &mut Window, length: u32, room: u32, most: usize) -> Vec<u64> {
+        let mut taken = Vec::new();
+        window.take(length, room, most, &mut taken);
+        taken.sort_unstable();
+        taken.iter().map(|&taken| window.id(taken)).collect()
     }
 
     #[test]
     fn equal_lengths_leave_in_order_of_arrival() {
         let mut window = Window::new(10);
         for (id, length) in [(7, 3), (8, 5), (9, 3), (6, 3)] {
-            window.insert(Item { id, length, patches: 0 });
+            window.insert(id, length);
         }
-        assert_eq!((window.oldest(), window.longest_up_to(10), window.longest_up_to(4)), (Some(3), Some(5), Some(3)));
-        assert_eq!([window.take(3), window.take(3), window.take(5), window.take(3)], [(0, 7), (2, 9), (1, 8), (3, 6)]);
-        assert_eq!((window.len(), window.oldest(), window.longest_up_to(10)), (0, None, None));
+        assert_eq!((window.oldest(), window.longest(), window.len()), (Some(3), Some(5), 4));
+        assert_eq!(take(&mut window, 3, 10, 9), [7, 8]);
+        assert_eq!(window.items().map(|item| (item.id, item.length)).collect::<Vec<_>>(), [(9, 3), (6, 3)]);
+        assert_eq!(take(&mut window, 3, 10, 1), [9]);
+        assert_eq!(take(&mut window, 3, 10, 9), [6]);
+        assert_eq!((window.len(), window.oldest(), window.longest()), (0, None, None));
+    }
+
+    #[test]
+    fn slots_are_used_again_and_a_straggler_stays_the_oldest() {
+        let mut window = Window::new(10);
+        window.insert(0, 1);
+        for id in 1..1000 {
+            window.insert(id, 2 + (id % 3) as u32);
+            let longest = window.longest().unwrap();
+            assert_eq!(take(&mut window, longest, longest, 1), [id]);
+            assert_eq!(window.oldest(), Some(1));
+        }
+        assert_eq!((window.slots.len(), window.arrivals.entries.len(), window.len()), (2, 1024, 1));
+        assert_eq!(window.items().map(|item| item.id).collect::<Vec<_>>(), [0]);
+        assert_eq!(take(&mut window, 1, 10, 9), [0]);
+        assert_eq!(window.oldest(), None);
+        window.insert(5, 4);
+        assert_eq!(window.oldest(), Some(4));
+        assert_eq!(window.items().map(|item| item.id).collect::<Vec<_>>(), [5]);
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `counting` | keeps the first `most` rows of each text and adds `nth`, the row's place among its equals |
 //! | `frequent` | no state: keeps the rows whose text is in `counting`'s state (asset `counts`) `least` times or more |
+//! | `letters` | no state: keeps rows with letters and a sane picture, adds `letters`; a row's cost is measured with it |
 //!
 //! `counting` panics at the text "poison" and answers the whole call with an error at "refuse", each after it has
 //! counted the rows before.
@@ -115,4 +116,35 @@ impl Filter for Frequent {
     }
 }
 
-ovhost_sdk::export_stateful_filter!(Counting; Frequent);
+/// Light work on text and numbers: about what a call's own cost is.
+pub struct Letters;
+
+impl Plugin for Letters {
+    type Config = ();
+    const NAME: &'static str = "letters";
+    const SUMMARY: &'static str = "Keeps rows with enough letters and a sane picture.";
+    const READS: &'static [Need] = &[Need::utf8("text"), Need::u32s("width"), Need::u32s("height")];
+    const WRITES: &'static [Write] = &[Write::f32s("letters")];
+
+    fn new((): (), _: &Assets) -> Result<Self, ConfigError> {
+        Ok(Self)
+    }
+}
+
+impl Filter for Letters {
+    fn row(&mut self, ctx: &mut RowCtx, row: &Row) -> Verdict {
+        let text = row.str("text").unwrap_or_default();
+        let letters = text.bytes().filter(u8::is_ascii_alphabetic).count();
+        ctx.set("letters", letters as f32 / text.len().max(1) as f32);
+        let (width, height) = (row.u32("width").unwrap_or(0), row.u32("height").unwrap_or(0));
+        if 2 * letters < text.len() {
+            Verdict::drop("few letters")
+        } else if width > 3 * height || height > 3 * width {
+            Verdict::drop("odd shape")
+        } else {
+            Verdict::Keep
+        }
+    }
+}
+
+ovhost_sdk::export_stateful_filter!(Counting; Frequent, Letters);

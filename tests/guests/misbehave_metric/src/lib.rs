@@ -1,87 +1,85 @@
-//! A component of metrics that each break one rule of the contract, for the host's tests.
+//! A component of metrics that each break one rule of the contract, for the host's tests. Besides the misdeeds that all
+//! guests share (`common.rs` of `misbehave`), which happen at a prediction that holds "poison":
 //!
 //! | entry | what it does |
 //! |---|---|
 //! | `good` | counts rows |
-//! | `panic` | panics at a prediction that holds "poison" |
 //! | `wrong_length` | gives one score too few |
-//! | `undeclared_value` | `finalize` gives a value that `outputs` does not name |
-//! | `missing_value` | `finalize` gives nothing |
-//! | `infinite` | `finalize` gives an infinite value |
+//! | `undeclared_value`, `missing_value`, `same_value` | `finalize` gives values that `outputs` does not name, or not all, or one twice |
+//! | `infinite`, `not_a_number` | `finalize` gives such a value |
+//! | `above_its_range`, `below_its_range` | `finalize` gives a value outside of what `outputs` says |
+//! | `negative_stderr`, `infinite_stderr`, `nan_stderr` | `finalize` gives such a standard error |
+//! | `no_outputs`, `many_outputs`, `same_outputs`, `long_output`, `empty_range` | `outputs` gives none, 1,000, two of one name, a name of 1 MiB, a lowest value above the highest |
+//! | `outputs_change` | `outputs` gives another name with each call |
+//! | `finalize_loop`, `save_panic`, `merge_panic` | loops or panics there |
+//! | `huge_state` | a saved state of 96 MiB |
 //! | `bad_state` | refuses its own saved state |
 //! | `judge` | asks a judge for every row; a judgement "yes" counts 1 |
+//! | `judge_out_of_range`, `judge_twice`, `judge_nothing` | asks about a row that does not exist, one row twice, without a message |
 
 #![cfg(target_arch = "wasm32")]
 
-use std::cell::{Cell, RefCell};
+#[path = "../../misbehave/src/common.rs"]
+mod common;
+
+use std::cell::Cell;
 
 use ovhost_sdk::bindings;
-use ovhost_sdk::bindings::exports::ovhost::plugin::lifecycle::{
-    self, Asset, ColumnNeed, Description, Entry, StateModel,
-};
+use ovhost_sdk::bindings::exports::ovhost::plugin::lifecycle::StateModel;
 use ovhost_sdk::bindings::exports::ovhost::plugin::metric::{self, Info, JudgeRequest, Scored, Value};
-use ovhost_sdk::bindings::ovhost::plugin::types::{
-    Batch, CallCtx, Column, ColumnData, Diagnostic, ErrorKind, PluginError, RaggedU8,
-};
+use ovhost_sdk::bindings::ovhost::plugin::types::{Batch, CallCtx, Column, ColumnData, PluginError};
 
-const ENTRIES: &[&str] =
-    &["good", "panic", "wrong_length", "undeclared_value", "missing_value", "infinite", "bad_state", "judge"];
+use common::{About, is, refusal, text, values};
+
+const ABOUT: About = About {
+    name: "misbehave_metric",
+    entries: &[
+        "wrong_length",
+        "undeclared_value",
+        "missing_value",
+        "same_value",
+        "infinite",
+        "not_a_number",
+        "above_its_range",
+        "below_its_range",
+        "negative_stderr",
+        "infinite_stderr",
+        "nan_stderr",
+        "no_outputs",
+        "many_outputs",
+        "same_outputs",
+        "long_output",
+        "empty_range",
+        "outputs_change",
+        "finalize_loop",
+        "save_panic",
+        "merge_panic",
+        "huge_state",
+        "bad_state",
+        "judge",
+        "judge_out_of_range",
+        "judge_twice",
+        "judge_nothing",
+    ],
+    reads: &[("prediction", true), ("judgement", false)],
+    writes: &["score/points"],
+    state: StateModel::Pure,
+};
 
 thread_local! {
-    static ENTRY: RefCell<String> = const { RefCell::new(String::new()) };
     /// Rows and points.
     static COUNTS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Misbehave;
 
-impl lifecycle::Guest for Misbehave {
-    fn describe() -> Description {
-        ovhost_sdk::__private::prepare();
-        let entry = |name: &&str| Entry {
-            name: (*name).into(),
-            summary: "Breaks one rule.".into(),
-            config_schema: r#"{"type":"object"}"#.into(),
-            reads: vec![
-                ColumnNeed { name: "prediction".into(), required: true },
-                ColumnNeed { name: "judgement".into(), required: false },
-            ],
-            writes: vec!["score/points".into()],
-            assets: vec![],
-            state: StateModel::Pure,
-            prefer_rows: 0,
-        };
-        Description {
-            name: "misbehave_metric".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            license: env!("CARGO_PKG_LICENSE").into(),
-            homepage: String::new(),
-            entries: ENTRIES.iter().map(entry).collect(),
-        }
-    }
-
-    fn init(entry: String, _config: String, _assets: Vec<Asset>) -> Result<String, Vec<Diagnostic>> {
-        ovhost_sdk::__private::prepare();
-        ENTRY.set(entry);
-        Ok("{}".into())
-    }
-}
-
-fn is(name: &str) -> bool {
-    ENTRY.with_borrow(|entry| entry == name)
-}
-
-/// The text column `name`.
-fn text<'a>(batch: &'a Batch, name: &str) -> &'a RaggedU8 {
-    match batch.columns.iter().find(|column| column.name == name).map(|column| &column.data) {
-        Some(ColumnData::Utf8(text)) => text,
-        _ => panic!("there is no column `{name}` of utf8"),
-    }
-}
-
-fn values(text: &RaggedU8) -> impl Iterator<Item = &[u8]> {
-    text.offsets.windows(2).map(|at| &text.data[at[0] as usize..at[1] as usize])
-}
+common::lifecycle!(
+    Misbehave,
+    ABOUT,
+    |entry| ABOUT.choose(entry),
+    ["lib.rs", "../../misbehave/src/common.rs", "../Cargo.toml"]
+);
 
 /// Counts the rows and gives their scores.
 fn count(points: Vec<f32>) -> Scored {
@@ -91,10 +89,22 @@ fn count(points: Vec<f32>) -> Scored {
     Scored { per_row: vec![scores], errors: vec![], needs_judge: vec![] }
 }
 
+fn info(name: impl Into<String>) -> Info {
+    Info { name: name.into(), higher_is_better: true, low: Some(0.0), high: Some(1.0), unit: "share".into() }
+}
+
 impl metric::Guest for Misbehave {
     fn outputs() -> Vec<Info> {
-        let name = "points".into();
-        vec![Info { name, higher_is_better: true, low: Some(0.0), high: Some(1.0), unit: "share".into() }]
+        let asked = ASKED.replace(ASKED.get() + 1);
+        match common::entry().as_str() {
+            "no_outputs" => vec![],
+            "many_outputs" => (0..1000).map(|i| info(format!("points{i}"))).collect(),
+            "same_outputs" => vec![info("points"), info("points")],
+            "long_output" => vec![info("p".repeat(1 << 20))],
+            "empty_range" => vec![Info { low: Some(2.0), ..info("points") }],
+            "outputs_change" => vec![info(format!("points{asked}"))],
+            _ => vec![info("points")],
+        }
     }
 
     fn reset() {
@@ -102,17 +112,24 @@ impl metric::Guest for Misbehave {
     }
 
     fn update(_ctx: CallCtx, batch: Batch) -> Result<Scored, PluginError> {
-        if let Some(row) = values(text(&batch, "prediction")).position(|v| v.windows(6).any(|w| w == b"poison"))
-            && is("panic")
-        {
-            panic!("prediction {row} is poison");
+        if let Some(row) = common::poison(text(&batch, "prediction")) {
+            common::misdeed(row);
         }
-        if is("judge") {
-            let ask = |row| JudgeRequest { row, messages: vec![("user".into(), "Is it right?".into())] };
-            return Ok(Scored { per_row: vec![], errors: vec![], needs_judge: (0..batch.rows).map(ask).collect() });
-        }
-        let short = usize::from(is("wrong_length"));
-        Ok(count(vec![1.0; (batch.rows as usize).saturating_sub(short)]))
+        let ask = |row, words: &[&str]| {
+            let messages = words.iter().map(|&word| ("user".into(), word.into())).collect();
+            JudgeRequest { row, messages }
+        };
+        let needs_judge: Vec<JudgeRequest> = match common::entry().as_str() {
+            "judge" => (0..batch.rows).map(|row| ask(row, &["Is it right?"])).collect(),
+            "judge_out_of_range" => vec![ask(batch.rows, &["Is it right?"])],
+            "judge_twice" => vec![ask(0, &["Is it right?"]), ask(0, &["Is it wrong?"])],
+            "judge_nothing" => vec![ask(0, &[])],
+            _ => {
+                let short = usize::from(is("wrong_length"));
+                return Ok(count(vec![1.0; (batch.rows as usize).saturating_sub(short)]));
+            }
+        };
+        Ok(Scored { per_row: vec![], errors: vec![], needs_judge })
     }
 
     fn judged(_ctx: CallCtx, batch: Batch) -> Result<Scored, PluginError> {
@@ -120,12 +137,18 @@ impl metric::Guest for Misbehave {
     }
 
     fn save() -> Result<Vec<u8>, PluginError> {
+        match common::entry().as_str() {
+            "save_panic" => panic!("nothing to save"),
+            "huge_state" => return Ok(vec![0; 96 << 20]),
+            _ => {}
+        }
         let (rows, sum) = COUNTS.get();
         Ok([rows.to_le_bytes(), sum.to_le_bytes()].concat())
     }
 
     fn merge(state: Vec<u8>) -> Result<(), PluginError> {
-        let bad = || PluginError { kind: ErrorKind::BadInput, message: "this is not my state".into(), detail: None };
+        assert!(!is("merge_panic"), "nothing to merge");
+        let bad = || refusal("this is not my state");
         let (rows, sum) = state.split_first_chunk::<8>().filter(|_| !is("bad_state")).ok_or_else(bad)?;
         let sum: [u8; 8] = sum.try_into().map_err(|_| bad())?;
         let (old_rows, old_sum) = COUNTS.get();
@@ -135,10 +158,24 @@ impl metric::Guest for Misbehave {
 
     fn finalize() -> Result<Vec<Value>, PluginError> {
         let (count, sum) = COUNTS.get();
-        let value = if is("infinite") { f64::INFINITY } else { sum as f64 / count.max(1) as f64 };
-        let name = if is("undeclared_value") { "surprise" } else { "points" }.to_owned();
-        let one = Value { name, value, count, stderr: None };
-        Ok(if is("missing_value") { vec![] } else { vec![one] })
+        let good = Value { name: "points".into(), value: sum as f64 / count.max(1) as f64, count, stderr: None };
+        Ok(vec![match common::entry().as_str() {
+            "undeclared_value" => Value { name: "surprise".into(), ..good },
+            "missing_value" => return Ok(vec![]),
+            "same_value" => return Ok(vec![good.clone(), good]),
+            "infinite" => Value { value: f64::INFINITY, ..good },
+            "not_a_number" => Value { value: f64::NAN, ..good },
+            "above_its_range" => Value { value: 100.0, ..good },
+            "below_its_range" => Value { value: -0.5, ..good },
+            "negative_stderr" => Value { stderr: Some(-0.25), ..good },
+            "infinite_stderr" => Value { stderr: Some(f64::INFINITY), ..good },
+            "nan_stderr" => Value { stderr: Some(f64::NAN), ..good },
+            "finalize_loop" => {
+                common::spin();
+                good
+            }
+            _ => good,
+        }])
     }
 }
 

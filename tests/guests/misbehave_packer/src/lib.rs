@@ -1,66 +1,72 @@
-//! A component of packers that each break one rule of the contract, for the host's tests.
+//! A component of packers that each break one rule of the contract, for the host's tests. Besides the misdeeds that all
+//! guests share (`common.rs` of `misbehave`), which happen at a sample longer than 1,000:
 //!
 //! | entry | what it does |
 //! |---|---|
 //! | `good` | one sample a bin, at once |
 //! | `lose` | forgets every third sample |
 //! | `duplicate` | gives each sample twice |
+//! | `drops_packed` | gives each sample in a bin and in `dropped` |
 //! | `overfull` | puts all samples of a call in one bin |
 //! | `unknown` | gives an id that was never pushed |
 //! | `hoard` | gives nothing, not even at `flush` |
-//! | `offsets` | offsets that run past the ids |
-//! | `panic` | panics at a sample longer than 1,000 |
+//! | `empty_bin` | a bin without samples |
+//! | `offsets`, `offsets_from`, `offsets_back` | offsets that run past the ids, do not begin at 0, go back |
+//! | `many_bins` | ten million empty bins |
+//! | `start_refuses` | refuses to start |
+//! | `flush_panic`, `flush_loop`, `save_panic`, `restore_panic` | panics or loops there |
+//! | `huge_state` | a saved state of 96 MiB |
 //! | `bad_state` | refuses its own saved state |
+//! | `forgets_state` | takes a saved state and forgets it |
 
 #![cfg(target_arch = "wasm32")]
 
-use std::cell::RefCell;
+#[path = "../../misbehave/src/common.rs"]
+mod common;
 
 use ovhost_sdk::bindings;
-use ovhost_sdk::bindings::exports::ovhost::plugin::lifecycle::{
-    self, Asset, ColumnNeed, Description, Entry, StateModel,
-};
+use ovhost_sdk::bindings::exports::ovhost::plugin::lifecycle::StateModel;
 use ovhost_sdk::bindings::exports::ovhost::plugin::packer::{self, Limits, Packing};
-use ovhost_sdk::bindings::ovhost::plugin::types::{Batch, CallCtx, ColumnData, Diagnostic, ErrorKind, PluginError};
+use ovhost_sdk::bindings::ovhost::plugin::types::{Batch, CallCtx, ColumnData, PluginError};
 
-const ENTRIES: &[&str] =
-    &["good", "lose", "duplicate", "overfull", "unknown", "hoard", "offsets", "panic", "bad_state"];
+use common::{About, is, refusal};
 
-thread_local! {
-    static ENTRY: RefCell<String> = const { RefCell::new(String::new()) };
-}
+const ABOUT: About = About {
+    name: "misbehave_packer",
+    entries: &[
+        "lose",
+        "duplicate",
+        "drops_packed",
+        "overfull",
+        "unknown",
+        "hoard",
+        "empty_bin",
+        "offsets",
+        "offsets_from",
+        "offsets_back",
+        "many_bins",
+        "start_refuses",
+        "flush_panic",
+        "flush_loop",
+        "save_panic",
+        "restore_panic",
+        "huge_state",
+        "bad_state",
+        "forgets_state",
+    ],
+    reads: &[("id", true), ("length", true)],
+    writes: &[],
+    state: StateModel::Streaming,
+};
 
 struct Misbehave;
 
-impl lifecycle::Guest for Misbehave {
-    fn describe() -> Description {
-        ovhost_sdk::__private::prepare();
-        let need = |name: &str| ColumnNeed { name: name.into(), required: true };
-        let entry = |name: &&str| Entry {
-            name: (*name).into(),
-            summary: "Breaks one rule.".into(),
-            config_schema: r#"{"type":"object"}"#.into(),
-            reads: vec![need("id"), need("length")],
-            writes: vec![],
-            assets: vec![],
-            state: StateModel::Streaming,
-            prefer_rows: 0,
-        };
-        Description {
-            name: "misbehave_packer".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            license: env!("CARGO_PKG_LICENSE").into(),
-            homepage: String::new(),
-            entries: ENTRIES.iter().map(entry).collect(),
-        }
-    }
-
-    fn init(entry: String, _config: String, _assets: Vec<Asset>) -> Result<String, Vec<Diagnostic>> {
-        ovhost_sdk::__private::prepare();
-        ENTRY.set(entry);
-        Ok("{}".into())
-    }
-}
+common::lifecycle!(
+    Misbehave,
+    ABOUT,
+    |entry| ABOUT.choose(entry),
+    ["lib.rs", "../../misbehave/src/common.rs", "../Cargo.toml"]
+);
 
 /// Each list is a bin.
 fn packing(bins: &[Vec<u64>]) -> Packing {
@@ -74,50 +80,56 @@ fn packing(bins: &[Vec<u64>]) -> Packing {
 
 impl packer::Guest for Misbehave {
     fn start(_limits: Limits) -> Result<(), PluginError> {
-        Ok(())
+        if is("start_refuses") { Err(refusal("not today")) } else { Ok(()) }
     }
 
     fn push(_ctx: CallCtx, items: Batch) -> Result<Packing, PluginError> {
         let column = |name: &str| items.columns.iter().find(|column| column.name == name).map(|column| &column.data);
-        let ids: Vec<u64> = match column("id") {
-            Some(ColumnData::S64s(ids)) => ids.iter().map(|&id| id as u64).collect(),
-            _ => panic!("there is no column `id` of s64s"),
+        let (Some(ColumnData::S64s(ids)), Some(ColumnData::U32s(lengths))) = (column("id"), column("length")) else {
+            panic!("there are no columns `id` of s64s and `length` of u32s");
         };
+        if let Some(row) = lengths.iter().position(|&length| length > 1000) {
+            common::misdeed(row as u32);
+        }
+        let ids: Vec<u64> = ids.iter().map(|&id| id as u64).collect();
+        let n = ids.len() as u32;
         let singles = |ids: &[u64]| ids.iter().map(|&id| vec![id]).collect::<Vec<_>>();
-        let entry = ENTRY.with_borrow(Clone::clone);
-        Ok(match entry.as_str() {
+        Ok(match common::entry().as_str() {
             "lose" => packing(&singles(&ids.iter().copied().filter(|id| id % 3 != 0).collect::<Vec<_>>())),
             "duplicate" => packing(&ids.iter().map(|&id| vec![id, id]).collect::<Vec<_>>()),
+            "drops_packed" => Packing { dropped: ids.clone(), ..packing(&singles(&ids)) },
             "overfull" => packing(&[ids]),
             "unknown" => packing(&[vec![u64::MAX / 2]]),
-            "hoard" => packing(&[]),
-            "offsets" => Packing { offsets: vec![0, ids.len() as u32 + 10], ids, dropped: vec![] },
-            "panic" => {
-                if let Some(ColumnData::U32s(lengths)) = column("length")
-                    && let Some(length) = lengths.iter().find(|&&length| length > 1000)
-                {
-                    panic!("a sample of {length} tokens is too long for me");
-                }
-                packing(&singles(&ids))
-            }
+            "hoard" | "forgets_state" => packing(&[]),
+            "empty_bin" => packing(&[vec![ids[0]], vec![]]),
+            "offsets" => Packing { offsets: vec![0, n + 10], ids, dropped: vec![] },
+            "offsets_from" => Packing { offsets: vec![1, n], ids, dropped: vec![] },
+            "offsets_back" => Packing { offsets: vec![0, 1, 0, n], ids, dropped: vec![] },
+            "many_bins" => Packing { offsets: vec![0; 10_000_000], ids: vec![], dropped: vec![] },
             _ => packing(&singles(&ids)),
         })
     }
 
     fn flush() -> Result<Packing, PluginError> {
+        match common::entry().as_str() {
+            "flush_panic" => panic!("nothing to flush"),
+            "flush_loop" => common::spin(),
+            _ => {}
+        }
         Ok(packing(&[]))
     }
 
     fn save() -> Result<Vec<u8>, PluginError> {
-        Ok(vec![1, 2, 3])
+        match common::entry().as_str() {
+            "save_panic" => panic!("nothing to save"),
+            "huge_state" => Ok(vec![0; 96 << 20]),
+            _ => Ok(vec![1, 2, 3]),
+        }
     }
 
     fn restore(_state: Vec<u8>) -> Result<(), PluginError> {
-        if ENTRY.with_borrow(|entry| entry == "bad_state") {
-            let message = "this is not my state".into();
-            return Err(PluginError { kind: ErrorKind::BadInput, message, detail: None });
-        }
-        Ok(())
+        assert!(!is("restore_panic"), "nothing to restore");
+        if is("bad_state") { Err(refusal("this is not my state")) } else { Ok(()) }
     }
 }
 

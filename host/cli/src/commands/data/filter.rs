@@ -3,13 +3,14 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{ChatTokenizer, image::DEFAULT_MAX_DECODE_PIXELS, rejects::RejectBudget, shards::expand};
-use ovhost_plugin::{Kind, OnTrap, Plugin};
-use ovhost_prep::{FilterSettings, Part, PrepError, Progress, RunOptions, filter};
+use ovhost_plugin::{Kind, OnTrap, Plugin, Trust, TrustPolicy, split_pin};
+use ovhost_prep::{FilterSettings, Part, PrepError, Progress, RunOptions, WORDS, filter};
 use ovhost_train::recipe::PluginUse;
 
 use crate::{commands::train::recipe_dir, console, wiring};
@@ -37,7 +38,8 @@ pub struct Args {
     /// Folder of the result
     #[arg(long)]
     out: PathBuf,
-    /// File with [[filter]] tables, written as the [[plugins.filter]] tables of a recipe; its paths start in its folder
+    /// File with [[filter]] tables, written as the [[plugins.filter]] tables of a recipe; its paths start in its folder. The
+    /// keys trust and trusted_keys at its top are those of a recipe's [plugins]
     #[arg(long)]
     filters: Option<PathBuf>,
     /// Filters after those of --filters, with their default configuration
@@ -68,7 +70,7 @@ pub struct Args {
     #[arg(long, default_value_t = DEFAULT_MAX_DECODE_PIXELS)]
     max_image_pixels: u64,
     /// Split named in the Energon metadata: train, val or test
-    #[arg(long, default_value = "train")]
+    #[arg(long, default_value = "train", value_parser = ["train", "val", "test"])]
     split: String,
     /// Judge and count, but write no shards
     #[arg(long)]
@@ -82,6 +84,10 @@ pub struct Args {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FilterFile {
+    #[serde(default)]
+    trust: Trust,
+    #[serde(default)]
+    trusted_keys: Vec<String>,
     filter: Vec<PluginUse>,
 }
 
@@ -95,23 +101,27 @@ fn parse_on_trap(text: &str) -> Result<OnTrap, String> {
 
 fn load(args: &Args) -> Result<Vec<Plugin>> {
     let host = wiring::host()?;
-    let mut out = Vec::new();
-    let mut add = |use_: &PluginUse, dir: &Path, key: String| -> Result<()> {
-        let path = wiring::resolve(&use_.plugin, dir)?;
-        let seen = host.inspect(&path, use_.sha256.as_deref())?.kind;
+    let (mut out, mut trust) = (Vec::new(), Arc::new(TrustPolicy::default()));
+    let crashes = args.out.join("crashes");
+    let load = |use_: &PluginUse, dir: &Path, trust: &Arc<TrustPolicy>, key: String| -> Result<Plugin> {
+        let spec = wiring::request(use_, dir, args.seed, trust, &crashes)?;
+        let seen = host.inspect_spec(&spec)?.kind;
         ensure!(seen == Kind::Filter, "{key}: {} is a {seen} plugin, a filter plugin is needed here", use_.plugin);
-        out.push(host.load(&use_.spec(path, dir, args.seed)).with_context(|| format!("{key} ({})", use_.plugin))?);
-        Ok(())
+        host.load(&spec).with_context(|| format!("{key} ({})", use_.plugin))
     };
     if let Some(path) = &args.filters {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file: FilterFile = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        let dir = recipe_dir(path);
+        trust = Arc::new(TrustPolicy::new(file.trust, &file.trusted_keys, &dir)?);
         for (i, use_) in file.filter.iter().enumerate() {
-            add(use_, &recipe_dir(path), format!("filter {} of {}", i + 1, path.display()))?;
+            out.push(load(use_, &dir, &trust, format!("filter {} of {}", i + 1, path.display()))?);
         }
     }
-    for name in &args.plugins {
-        add(&PluginUse::bare(name.clone()), Path::new("."), "--plugins".into())?;
+    for text in &args.plugins {
+        let (name, pin) = split_pin(text);
+        let use_ = PluginUse { sha256: pin.map(str::to_owned), ..PluginUse::bare(name) };
+        out.push(load(&use_, Path::new("."), &trust, "--plugins".into())?);
     }
     ensure!(!out.is_empty(), "no filter is named; use --plugins filters/NAME.wasm or --filters FILE.toml");
     Ok(out)
@@ -136,7 +146,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         dry: args.judge_only,
         save_state: args.save_state.clone(),
     };
-    let stop = console::stop_flag("stopping; shards that are done stay, the same command goes on from there")?;
+    let stop = console::stop_flag("stopping; the same command goes on from what was saved")?;
     let workers = match args.workers {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
@@ -146,7 +156,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         out: args.out.clone(),
         workers,
         part: args.shard,
-        budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects },
+        budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects, words: WORDS },
         stop: &stop,
         progress: &|p| match p {
             Progress::Samples(n) => bar.inc(n),
@@ -166,7 +176,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         other => other?,
     };
-    println!("{}", summary.counts.summary().replace("delivered", "kept"));
+    println!("{}", summary.counts.summary("kept"));
     for plugin in &settings.filters {
         let counters = plugin.counters();
         if counters.rows_in > 0 {

@@ -1,4 +1,4 @@
-//! What a terminal user meets everywhere: log lines, the interrupt flag, exit codes.
+//! What a terminal user meets everywhere, in both binaries: log lines, the interrupt flag, exit codes.
 
 use std::{
     io::IsTerminal,
@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Exit code of a run that a signal ended after saving its state (128 + SIGINT, as shells count).
 pub const INTERRUPTED: u8 = 130;
+
+/// What a signal is answered with where work is done in steps and saved.
+pub const AFTER_THIS_STEP: &str = "stopping after this step; once more ends the program without saving";
 
 /// Sends log lines to stderr; `RUST_LOG` wins over the flags.
 pub fn init_logging(verbose: u8, quiet: bool) {
@@ -34,15 +37,16 @@ pub fn init_logging(verbose: u8, quiet: bool) {
         .init();
 }
 
-/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the process at once.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+/// A flag that SIGINT, SIGTERM and SIGHUP set, with a line that says what happens now. A second signal ends the process at
+/// once. Errors: the process has a handler already.
+pub fn stop_flag(notice: &'static str) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if shared.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        eprintln!("stopping after this step; once more ends the program without saving");
+        eprintln!("{notice}");
     })
     .context("installing the signal handler")?;
     Ok(flag)
@@ -53,6 +57,14 @@ pub fn end_at_closed_pipe() {
     // SAFETY: SIG_DFL is a valid disposition for SIGPIPE, and no other thread runs yet.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Lets a closed pipe be an error of the print alone: for a command whose files are still to be written.
+pub fn outlive_closed_pipe() {
+    // SAFETY: SIG_IGN is a valid disposition for SIGPIPE; other threads then see an error where a pipe is closed.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 

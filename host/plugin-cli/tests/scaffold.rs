@@ -1,0 +1,172 @@
+//! What `ovhost-plugin new` writes builds, and passes its own tests, in every language that can be built here.
+//!
+//! The golden cases of a kind are the same in all languages, so they also say that the languages' helpers agree.
+
+mod projects;
+
+use std::path::Path;
+use std::process::Command;
+
+use ovhost_toolchain::tools::Tool;
+use ovhost_toolchain::{Kind, Lang};
+use projects::{Program, builds, interpreter, target_dir};
+
+/// A new project in `folder`.
+fn new(program: &Program, folder: &Path, kind: Kind, lang: Lang) -> String {
+    let name = format!("my_{kind}");
+    let said = program.good(folder, &["new", &name, "--kind", kind.name(), "--lang", lang.name()]);
+    assert!(said.contains("ovhost-plugin build"), "{said}");
+    name
+}
+
+/// Its unit tests pass, run as its README says.
+fn unit_tests(project: &Path, program: &str, args: &[&str]) {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(project).env("CARGO_NET_OFFLINE", "true").env("PYTHONDONTWRITEBYTECODE", "1");
+    // Cargo's own, of the run that this test is part of.
+    command.env("CARGO_TARGET_DIR", target_dir("unit-tests")).env_remove("CARGO_MANIFEST_DIR");
+    let out = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "the unit tests of {} fail\n{text}", project.display());
+    let ran =
+        text.contains("2 passed") || text.contains("3 passed") || text.contains("Ran 2") || text.contains("Ran 3");
+    assert!(ran || text.contains("# pass 2") || text.contains("# pass 3"), "no unit test ran\n{text}");
+}
+
+/// It builds, and its golden cases pass.
+fn build_and_test(program: &Program, folder: &Path, name: &str, more: &[&str]) {
+    let said = program.good(folder, &[&["build", name], more].concat());
+    assert!(said.contains("sha256") && said.contains(&format!("next: ovhost-plugin test {name}")), "{said}");
+    let said = program.good(folder, &["test", name]);
+    assert!(said.contains(" passed") && !said.contains("FAILED"), "{said}");
+}
+
+#[test]
+fn rust_projects_build_and_pass() {
+    if !builds(Lang::Rust) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let guests = target_dir("guests");
+    let guests = guests.to_str().unwrap();
+    for kind in Kind::ALL {
+        let name = new(&program, dir.path(), kind, Lang::Rust);
+        build_and_test(&program, dir.path(), &name, &["--target-dir", guests]);
+    }
+    // Nothing of the folder is in the component: a pinned hash holds wherever the source lies.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let name = new(&program, elsewhere.path(), Kind::Filter, Lang::Rust);
+    program.good(elsewhere.path(), &["build", &name, "--target-dir", guests]);
+    let component = |root: &Path| std::fs::read(root.join("my_filter/dist/my_filter.wasm")).unwrap();
+    assert!(component(dir.path()) == component(elsewhere.path()), "the component depends on the folder of its source");
+}
+
+#[test]
+fn rust_projects_pass_their_unit_tests() {
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    for kind in Kind::ALL {
+        let name = new(&program, dir.path(), kind, Lang::Rust);
+        unit_tests(&dir.path().join(name), "cargo", &["test", "--quiet"]);
+    }
+}
+
+#[test]
+fn python_projects_pass_their_unit_tests() {
+    if !interpreter(Tool::ComponentizePy) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    for kind in Kind::ALL {
+        let name = new(&program, dir.path(), kind, Lang::Python);
+        unit_tests(&dir.path().join(name), "python3", &["-m", "unittest"]);
+    }
+}
+
+#[test]
+fn javascript_projects_pass_their_unit_tests() {
+    if !interpreter(Tool::ComponentizeQjs) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    for kind in Kind::ALL {
+        let name = new(&program, dir.path(), kind, Lang::Js);
+        unit_tests(&dir.path().join(name), "node", &["--test", "--test-reporter=tap"]);
+    }
+}
+
+#[test]
+fn javascript_projects_build_and_pass() {
+    if !builds(Lang::Js) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    for kind in Kind::ALL {
+        let name = new(&program, dir.path(), kind, Lang::Js);
+        build_and_test(&program, dir.path(), &name, &[]);
+    }
+}
+
+/// One kind, since an interpreter takes the host half a minute to compile; `OVHOST_TEST_ALL=1` for all four.
+#[test]
+fn python_projects_build_and_pass() {
+    if !builds(Lang::Python) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let all = std::env::var_os("OVHOST_TEST_ALL").is_some();
+    let kinds = if all { &Kind::ALL[..] } else { &[Kind::Metric] };
+    for &kind in kinds {
+        let name = new(&program, dir.path(), kind, Lang::Python);
+        build_and_test(&program, dir.path(), &name, &[]);
+    }
+}
+
+#[test]
+fn wrong_requests_are_refused_with_the_next_step() {
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let bad = |args: &[&str]| program.bad(dir.path(), args);
+    assert!(bad(&["new", "filter"]).contains("a word of a language or of the SDK"));
+    assert!(bad(&["new", "Min-Words"]).contains("lower-case letters"));
+    new(&program, dir.path(), Kind::Prompt, Lang::Js);
+    assert!(bad(&["new", "my_prompt"]).contains("is there already"));
+    assert!(bad(&["build"]).contains("ovhost-plugin new"));
+    assert!(bad(&["build", "nowhere"]).contains("is no folder"));
+    assert_eq!(program.run(dir.path(), &["new", "x", "--kind", "sieve"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_doctor_sees_an_old_copy_of_the_sdk_and_renews_it() {
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    for (lang, owned) in
+        [(Lang::Rust, "vendor/ovhost-sdk/src/lib.rs"), (Lang::Python, "ovhost/rows.py"), (Lang::Js, "wit/plugin.wit")]
+    {
+        let project = dir.path().join(lang.name());
+        program.good(dir.path(), &["new", "mine", "--lang", lang.name(), "--path", lang.name()]);
+        let (owned, mine) = (project.join(owned), project.join("README.md"));
+        let whole = std::fs::read(&owned).unwrap();
+        std::fs::write(&owned, "old").unwrap();
+        std::fs::write(&mine, "mine").unwrap();
+        let said = program.bad(&project, &["doctor"]);
+        let cure = said.lines().any(|line| line.contains("do: ovhost-plugin doctor --update-sdk"));
+        assert!(cure && said.contains("differs from this program's"), "{said}");
+        // Whether tools are missing is this machine's affair; the project's line is good again.
+        let out = program.run(&project, &["doctor", "--update-sdk"]);
+        let said = String::from_utf8_lossy(&out.stdout);
+        let line = said.lines().find(|line| line.contains("project mine")).unwrap();
+        assert!(line.starts_with("ok"), "{said}");
+        assert!(std::fs::read(&owned).unwrap() == whole && std::fs::read(&mine).unwrap() == b"mine");
+    }
+}
+
+#[test]
+fn the_doctor_answers_in_json() {
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let out = program.run(dir.path(), &["doctor", "--lang", "python", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let checks = said["checks"].as_array().unwrap();
+    let bad = checks.iter().any(|check| check["counts"] == true && check["good"] == false);
+    assert_eq!(out.status.code(), Some(i32::from(bad)));
+    let tool = checks.iter().find(|check| check["name"] == "componentize-py").unwrap();
+    assert_eq!((&tool["counts"], &tool["lang"]), (&true.into(), &"python".into()));
+    assert_eq!(tool["good"], Tool::ComponentizePy.find().is_some());
+}

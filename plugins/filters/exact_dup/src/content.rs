@@ -1,0 +1,342 @@
+//! What makes two rows equal, per entry: a row in, the bytes that are compared out.
+
+use std::collections::BTreeMap;
+
+use ovhost_sdk::prelude::*;
+use ovhost_sdk::text::{Class, class, is_mark};
+
+/// What one entry compares.
+pub trait Content: Sized + 'static {
+    /// The entry's configuration.
+    type Config: Options;
+    /// Name of the entry.
+    const NAME: &'static str;
+    /// One sentence on it.
+    const SUMMARY: &'static str;
+    /// Columns that it reads.
+    const READS: &'static [Need];
+
+    /// Appends what is compared to `key`, and says whether there is anything to compare.
+    ///
+    /// # Errors
+    /// The row cannot be read; the message says why.
+    fn key(config: &Self::Config, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String>;
+}
+
+/// What all entries' configurations have.
+pub trait Options:
+    Clone + Default + Serialize + for<'de> Deserialize<'de> + JsonSchema + std::fmt::Debug + 'static
+{
+    /// Most rows that are remembered.
+    fn max_rows(&self) -> u32;
+    /// Adds what is wrong with the values.
+    fn check(&self, findings: &mut Findings);
+    /// The values that the keys depend on, as text.
+    fn rules(&self) -> String;
+}
+
+/// Rows that fit the default limits: 64 MiB for a saved state, at 16 bytes a row.
+const DEFAULT_ROWS: u32 = 4_000_000;
+
+/// How texts are compared.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextConfig {
+    /// `A` equals `a`, in all scripts.
+    pub ignore_case: bool,
+    /// Runs of white space are one space, and none at the ends.
+    pub ignore_space: bool,
+    /// Punctuation and symbols count as white space.
+    pub ignore_punctuation: bool,
+    /// Most rows that are remembered, 16 bytes each and a little more; a row beyond is an error.
+    pub max_rows: u32,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self { ignore_case: true, ignore_space: true, ignore_punctuation: true, max_rows: DEFAULT_ROWS }
+    }
+}
+
+impl Options for TextConfig {
+    fn max_rows(&self) -> u32 {
+        self.max_rows
+    }
+
+    fn check(&self, _findings: &mut Findings) {}
+
+    fn rules(&self) -> String {
+        let TextConfig { ignore_case, ignore_space, ignore_punctuation, .. } = self;
+        format!("case ignored: {ignore_case}, space: {ignore_space}, punctuation: {ignore_punctuation}")
+    }
+}
+
+impl TextConfig {
+    /// Appends the normal form of `text`; says whether anything is left of it.
+    fn normalise(&self, text: &str, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let mut space = false;
+        for c in text.chars() {
+            let blank = match class(c) {
+                Class::Space => true,
+                Class::Other => self.ignore_punctuation && !is_mark(c),
+                _ => false,
+            };
+            if blank && self.ignore_space {
+                space = true;
+                continue;
+            }
+            if space && out.len() > start {
+                out.push(b' ');
+            }
+            space = false;
+            let mut push = |c: char| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            match (c, blank && class(c) != Class::Space, self.ignore_case) {
+                (_, true, _) => push(' '),
+                (c, _, true) => c.to_lowercase().for_each(push),
+                (c, ..) => push(c),
+            }
+        }
+        out.len() > start
+    }
+}
+
+/// Rows with the same text.
+pub struct Text;
+
+impl Content for Text {
+    type Config = TextConfig;
+    const NAME: &'static str = "exact_text";
+    const SUMMARY: &'static str = "Drops rows whose text was seen, whatever its case, white space and punctuation.";
+    const READS: &'static [Need] = &[Need::utf8("text")];
+
+    fn key(config: &TextConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
+        Ok(row.str("text").is_some_and(|text| config.normalise(text, key)))
+    }
+}
+
+/// How pictures are compared.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PictureConfig {
+    /// Most rows that are remembered, 16 bytes each and a little more; a row beyond is an error.
+    pub max_rows: u32,
+}
+
+impl Default for PictureConfig {
+    fn default() -> Self {
+        Self { max_rows: DEFAULT_ROWS }
+    }
+}
+
+impl Options for PictureConfig {
+    fn max_rows(&self) -> u32 {
+        self.max_rows
+    }
+
+    fn check(&self, _findings: &mut Findings) {}
+
+    fn rules(&self) -> String {
+        "pictures in order".into()
+    }
+}
+
+/// The perceptual hashes of a row's pictures, 8 bytes each.
+fn pictures<'a>(row: &Row<'a>) -> Result<&'a [u8], String> {
+    let hashes = row.bytes("phash").unwrap_or_default();
+    if hashes.len().is_multiple_of(8) {
+        return Ok(hashes);
+    }
+    Err(format!("column `phash` has {} bytes; it must have 8 for each picture", hashes.len()))
+}
+
+/// Rows with the same pictures in the same order.
+pub struct Picture;
+
+impl Content for Picture {
+    type Config = PictureConfig;
+    const NAME: &'static str = "exact_picture";
+    const SUMMARY: &'static str = "Drops rows whose pictures were seen, by their perceptual hashes.";
+    const READS: &'static [Need] = &[Need::bytes("phash")];
+
+    fn key(_: &PictureConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
+        key.extend_from_slice(pictures(row)?);
+        Ok(!key.is_empty())
+    }
+}
+
+/// Rows with the same text and the same pictures.
+pub struct Pair;
+
+impl Content for Pair {
+    type Config = TextConfig;
+    const NAME: &'static str = "exact_pair";
+    const SUMMARY: &'static str = "Drops rows whose text was seen together with the same pictures.";
+    const READS: &'static [Need] = &[Need::utf8("text"), Need::bytes("phash")];
+
+    fn key(config: &TextConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
+        let hashes = pictures(row)?;
+        // The count keeps pictures and text apart.
+        key.extend_from_slice(&(hashes.len() as u64).to_le_bytes());
+        key.extend_from_slice(hashes);
+        let text = row.str("text").is_some_and(|text| config.normalise(text, key));
+        Ok(text || !hashes.is_empty())
+    }
+}
+
+/// How records are compared.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordConfig {
+    /// Fields that are compared. Empty: all.
+    pub fields: Vec<String>,
+    /// Fields that are not, such as a number or an address that every record has of its own.
+    pub ignore: Vec<String>,
+    /// Most rows that are remembered, 16 bytes each and a little more; a row beyond is an error.
+    pub max_rows: u32,
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self { fields: Vec::new(), ignore: Vec::new(), max_rows: DEFAULT_ROWS }
+    }
+}
+
+impl Options for RecordConfig {
+    fn max_rows(&self) -> u32 {
+        self.max_rows
+    }
+
+    fn check(&self, findings: &mut Findings) {
+        findings.require(self.fields.is_empty() || self.ignore.is_empty(), "/ignore", || {
+            "fields already says what is compared; give one of the two".into()
+        });
+    }
+
+    fn rules(&self) -> String {
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names.dedup();
+            names.join(",")
+        };
+        format!("fields [{}] without [{}]", sorted(&self.fields), sorted(&self.ignore))
+    }
+}
+
+/// Rows with the same JSON, whatever the order of its fields.
+pub struct Record;
+
+impl Content for Record {
+    type Config = RecordConfig;
+    const NAME: &'static str = "exact_record";
+    const SUMMARY: &'static str = "Drops rows whose record was seen: all of its fields, or the ones that are named.";
+    const READS: &'static [Need] = &[Need::utf8("record")];
+
+    fn key(config: &RecordConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
+        let Some(record) = row.json("record")? else { return Ok(false) };
+        let Some(fields) = record.as_object() else { return Err("column `record` is no JSON object".into()) };
+        let compared = |name: &str| {
+            let named = |names: &[String]| names.iter().any(|other| other == name);
+            (config.fields.is_empty() || named(&config.fields)) && !named(&config.ignore)
+        };
+        let fields: BTreeMap<_, _> = fields.iter().filter(|(name, _)| compared(name)).collect();
+        for (name, value) in &fields {
+            string(name, key);
+            canonical(value, key);
+        }
+        Ok(!fields.is_empty())
+    }
+}
+
+/// Appends a string so that no other bytes can look like it.
+fn string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a value: equal values give equal bytes, whatever the order of their keys. As deep as the parser lets values be.
+fn canonical(value: &Json, out: &mut Vec<u8>) {
+    match value {
+        Json::Null => out.push(b'n'),
+        Json::Bool(value) => out.push(if *value { b't' } else { b'f' }),
+        Json::Number(number) => {
+            out.push(b'0');
+            string(&number.to_string(), out);
+        }
+        Json::String(text) => string(text, out),
+        Json::Array(items) => {
+            out.push(b'[');
+            items.iter().for_each(|item| canonical(item, out));
+            out.push(b']');
+        }
+        Json::Object(fields) => {
+            out.push(b'{');
+            for (name, value) in fields.iter().collect::<BTreeMap<_, _>>() {
+                string(name, out);
+                canonical(value, out);
+            }
+            out.push(b'}');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(config: &TextConfig, text: &str) -> String {
+        let mut out = Vec::new();
+        config.normalise(text, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn normal_forms() {
+        let all = TextConfig::default();
+        assert_eq!(normal(&all, "  A dog,  2\tcats — ÉTÉ!\n"), "a dog 2 cats été");
+        assert_eq!(normal(&all, "राजस्थान में"), "राजस्थान में");
+        assert_eq!(normal(&all, "…!? "), "");
+        let none = TextConfig { ignore_case: false, ignore_space: false, ignore_punctuation: false, ..all.clone() };
+        assert_eq!(normal(&none, " A dog,\t2 "), " A dog,\t2 ");
+        let space = TextConfig { ignore_space: true, ..none.clone() };
+        assert_eq!(normal(&space, " A dog,\t2 "), "A dog, 2");
+        let punctuation = TextConfig { ignore_punctuation: true, ..none };
+        assert_eq!(normal(&punctuation, "A, b\t"), "A  b\t");
+    }
+
+    #[test]
+    fn canonical_forms_tell_values_apart() {
+        let bytes = |value: Json| {
+            let mut out = Vec::new();
+            canonical(&value, &mut out);
+            out
+        };
+        assert_eq!(bytes(json!({ "a": 1, "b": [true, null] })), bytes(json!({ "b": [true, null], "a": 1 })));
+        let all = [
+            json!("a"),
+            json!(["a"]),
+            json!([["a"]]),
+            json!({ "a": "a" }),
+            json!(1),
+            json!("1"),
+            json!([1, 2]),
+            json!([[1], 2]),
+            json!(null),
+            json!(true),
+            json!("t"),
+            json!([]),
+            json!({}),
+            json!(["a", "b"]),
+            json!(["a\"b"]),
+            json!(12),
+            json!([1, [2]]),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[i + 1..] {
+                assert_ne!(bytes(a.clone()), bytes(b.clone()), "{a} and {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A text's letters by script, and its words that mix scripts.
+
+use ovhost_sdk::text::{Class, class, is_cjk};
+use unicode_script::{Script, UnicodeScript};
+
+/// Counts of one text.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Scripts in order of first sight, with their letters. Few, so a list beats a table of all 170.
+    scripts: Vec<(Script, u32)>,
+    /// Words: runs of letters of scripts that put spaces between words.
+    pub(crate) words: u32,
+    /// Words with letters of more than one script.
+    pub(crate) mixed_words: u32,
+}
+
+impl Counts {
+    /// Counts `text`, in place of any before; the words only if they are asked for.
+    pub(crate) fn read(&mut self, text: &str, words: bool) {
+        self.scripts.clear();
+        (self.words, self.mixed_words) = (0, 0);
+        let bytes = text.as_bytes();
+        // The script of the word's first letter, and whether the word was counted as mixed.
+        let mut word: Option<(Script, bool)> = None;
+        let mut at = 0;
+        loop {
+            if bytes.get(at).is_some_and(u8::is_ascii) {
+                at += self.read_ascii(&bytes[at..], words, &mut word);
+            }
+            let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) else { break };
+            at += c.len_utf8();
+            match letter(c) {
+                Letter::Of(script) => {
+                    self.add(script, 1);
+                    if !words || is_cjk(c) {
+                        word = None;
+                    } else {
+                        self.step(&mut word, script);
+                    }
+                }
+                Letter::Shared => {}
+                Letter::No => word = None,
+            }
+        }
+    }
+
+    /// Counts the ASCII that `bytes` start with; gives its length.
+    fn read_ascii(&mut self, bytes: &[u8], words: bool, word: &mut Option<(Script, bool)>) -> usize {
+        if words && word.is_some() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+            // A Latin letter goes on a word of another script; it does so once, whatever follows.
+            self.step(word, Script::Latin);
+        }
+        // No branch on the kind of a byte: in prose it cannot be foreseen.
+        let (mut run, mut letters, mut starts) = (0, 0, 0);
+        let mut open = u32::from(word.is_some());
+        for &byte in bytes {
+            if byte >= 128 {
+                break;
+            }
+            let letter = u32::from(byte.is_ascii_alphabetic());
+            letters += letter;
+            starts += letter & !open;
+            open = letter;
+            run += 1;
+        }
+        if letters > 0 {
+            self.add(Script::Latin, letters);
+        }
+        if words {
+            self.words += starts;
+            // The word that goes on after this run: a new one, or the one before it with no gap between.
+            *word = match *word {
+                _ if open == 0 => None,
+                Some(before) if letters == run => Some(before),
+                _ => Some((Script::Latin, false)),
+            };
+        }
+        run as usize
+    }
+
+    /// Takes a letter of a word in.
+    #[inline]
+    fn step(&mut self, word: &mut Option<(Script, bool)>, script: Script) {
+        match word {
+            None => {
+                self.words += 1;
+                *word = Some((script, false));
+            }
+            // Units and formulae: "kΩ", "Δx".
+            Some((Script::Latin, false)) if script == Script::Greek => {}
+            Some((Script::Greek, false)) if script == Script::Latin => {}
+            Some((first, mixed @ false)) if *first != script => {
+                self.mixed_words += 1;
+                *mixed = true;
+            }
+            Some(_) => {}
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, script: Script, letters: u32) {
+        match self.scripts.iter_mut().find(|(known, _)| *known == script) {
+            Some((_, count)) => *count += letters,
+            None => self.scripts.push((script, letters)),
+        }
+    }
+
+    /// Letters of all scripts.
+    pub(crate) fn letters(&self) -> u32 {
+        self.scripts.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Each script with its letters, in order of first sight.
+    pub(crate) fn by_script(&self) -> impl Iterator<Item = (Script, u32)> {
+        self.scripts.iter().copied()
+    }
+
+    /// The script with most letters; of equal ones the first in the text.
+    pub(crate) fn main(&self) -> Option<(Script, u32)> {
+        // `max_by_key` takes the last of equals.
+        self.by_script().collect::<Vec<_>>().into_iter().rev().max_by_key(|(_, count)| *count)
+    }
+}
+
+/// What a character is to the count.
+#[derive(Debug, PartialEq)]
+enum Letter {
+    /// A letter of a script.
+    Of(Script),
+    /// A letter, or a mark within a word, that belongs to no script of its own: it neither counts nor ends a word.
+    Shared,
+    /// No letter.
+    No,
+}
+
+fn letter(c: char) -> Letter {
+    match c {
+        // Cheap answers for the blocks that text is made of; the tables answer the rest.
+        '\u{4E00}'..='\u{9FFF}' => Letter::Of(Script::Han),
+        '\u{AC00}'..='\u{D7A3}' => Letter::Of(Script::Hangul),
+        '\u{410}'..='\u{44F}' => Letter::Of(Script::Cyrillic),
+        '\u{C0}'..='\u{24F}' if c != '×' && c != '÷' => Letter::Of(Script::Latin),
+        '\u{2010}'..='\u{2027}' | '\u{3001}'..='\u{3003}' | '\u{FF01}'..='\u{FF0F}' => Letter::No,
+        _ => match (class(c), c.script()) {
+            (Class::Letter | Class::Cjk, Script::Common | Script::Inherited | Script::Unknown) => Letter::Shared,
+            (Class::Letter | Class::Cjk, script) => Letter::Of(script),
+            (Class::Other, Script::Inherited) => Letter::Shared,
+            (Class::Other, script) if !matches!(script, Script::Common | Script::Unknown) && !c.is_ascii() => {
+                // A mark of a script (an Indic vowel killer): part of the word, no letter.
+                Letter::Shared
+            }
+            _ => Letter::No,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_answers_agree_with_the_tables() {
+        for c in ('\u{80}'..=char::MAX).filter(|c| c.is_alphabetic()) {
+            match (letter(c), c.script()) {
+                (Letter::Of(script), table) => assert_eq!(script, table, "U+{:04X}", c as u32),
+                (Letter::Shared, Script::Common | Script::Inherited | Script::Unknown) => {}
+                (other, table) => panic!("U+{:04X}: {other:?}, {table:?}", c as u32),
+            }
+        }
+        for c in "“”…、。！—×÷£ 1٣😀".chars() {
+            assert_eq!(letter(c), Letter::No, "{c}");
+        }
+    }
+
+    fn read(text: &str) -> Counts {
+        let mut counts = Counts::default();
+        counts.read(text, true);
+        counts
+    }
+
+    #[test]
+    fn letters_by_script() {
+        let counts = read("Ein Café, Привет 日本のラーメン 한글 هلا 42!");
+        let want = [
+            (Script::Latin, 7),
+            (Script::Cyrillic, 6),
+            (Script::Han, 2),
+            (Script::Hiragana, 1),
+            (Script::Katakana, 3),
+            (Script::Hangul, 2),
+            (Script::Arabic, 3),
+        ];
+        assert_eq!(counts.by_script().collect::<Vec<_>>(), want);
+        assert_eq!((counts.letters(), counts.main()), (24, Some((Script::Latin, 7))));
+        assert_eq!(read("ab вг").main(), Some((Script::Latin, 2)), "of equal ones the first");
+        assert_eq!(read("вг ab").main(), Some((Script::Cyrillic, 2)));
+        assert_eq!(read("12 !?").main(), None);
+    }
+
+    /// Letter by letter, without the short way through ASCII.
+    fn slow(text: &str) -> (Vec<(Script, u32)>, u32, u32) {
+        let (mut scripts, mut words, mut mixed) = (Vec::<(Script, u32)>::new(), 0, 0);
+        let mut word: Option<(Script, bool)> = None;
+        for c in text.chars() {
+            let Letter::Of(script) = (if c.is_ascii_alphabetic() { Letter::Of(Script::Latin) } else { letter(c) })
+            else {
+                word = word.filter(|_| !c.is_ascii() && letter(c) == Letter::Shared);
+                continue;
+            };
+            match scripts.iter_mut().find(|(known, _)| *known == script) {
+                Some((_, count)) => *count += 1,
+                None => scripts.push((script, 1)),
+            }
+            word = match word {
+                _ if is_cjk(c) => None,
+                None => {
+                    words += 1;
+                    Some((script, false))
+                }
+                Some((first, false)) if first != script => {
+                    let formula = [first, script].contains(&Script::Latin) && [first, script].contains(&Script::Greek);
+                    mixed += u32::from(!formula);
+                    Some((first, !formula))
+                }
+                same => same,
+            };
+        }
+        (scripts, words, mixed)
+    }
+
+    #[test]
+    fn the_short_way_counts_the_same() {
+        let mut rng = ovhost_sdk::Rng::new(5);
+        let alphabet: Vec<char> = "aZ1 .\n狗のéЖжω한\u{301}\u{94D}ª…😀".chars().collect();
+        for _ in 0..3000 {
+            let len = rng.below(12);
+            let text: String = (0..len).map(|_| alphabet[rng.below(alphabet.len() as u64) as usize]).collect();
+            let counts = read(&text);
+            let got = (counts.by_script().collect::<Vec<_>>(), counts.words, counts.mixed_words);
+            assert_eq!(got, slow(&text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_mix() {
+        let mixed = |text: &str| {
+            let counts = read(text);
+            (counts.words, counts.mixed_words)
+        };
+        assert_eq!(mixed("p\u{430}yp\u{430}l is good"), (3, 1));
+        assert_eq!(mixed("кофе coffee"), (2, 0));
+        assert_eq!(mixed("使用iPhone手机"), (1, 0));
+        assert_eq!(mixed("5 kΩ of it's Δx"), (5, 0));
+        assert_eq!(mixed("Δ\u{445}"), (1, 1));
+        assert_eq!(mixed("cafe\u{301}s हिन्दी"), (2, 0));
+        assert_eq!(mixed("x1y2"), (2, 0));
+    }
+}

@@ -1,0 +1,283 @@
+//! Finding: phrases and where they count in, the first list that a text is on out.
+//!
+//! All phrases are looked for at once (Aho and Corasick 1975), so the cost does not grow with the lists.
+
+use aho_corasick::automaton::Automaton;
+use aho_corasick::{Anchored, dfa::DFA, nfa::contiguous::NFA};
+use ovhost_sdk::prelude::*;
+use ovhost_sdk::text::is_cjk;
+
+use crate::fold::Folding;
+
+/// Where in a text a phrase counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Position {
+    /// Nowhere.
+    Off,
+    /// At the start of the text; quotes, bullets and spaces may come before it.
+    TextStart,
+    /// At the start of a line, likewise. The column `text` joins a record's answers by line breaks, so this is the start of
+    /// every answer.
+    LineStart,
+    /// Anywhere.
+    Anywhere,
+}
+
+/// A phrase to look for.
+pub(crate) struct Phrase {
+    /// Folded, not empty.
+    pub(crate) text: String,
+    /// The list that it is on.
+    pub(crate) list: usize,
+    /// Where it counts.
+    pub(crate) at: Position,
+}
+
+/// Up to so many bytes of phrases the automaton is a table with a row for each prefix: the fastest, and the largest.
+const TABLE_BYTES: usize = 16 << 10;
+
+/// What a match has to pass.
+struct Check {
+    list: usize,
+    at: Position,
+    /// Whether a word must start or end where the phrase does.
+    word: [bool; 2],
+}
+
+/// Looks for phrases.
+pub(crate) struct Finder {
+    machine: Machine,
+    checks: Vec<Check>,
+    folding: Folding,
+    buffer: String,
+    starts: Starts,
+}
+
+/// The automaton over all phrases.
+enum Machine {
+    /// There are no phrases.
+    None,
+    Table(DFA),
+    Small(NFA),
+}
+
+impl Finder {
+    /// A finder of `phrases`, which `folding` folded. `Err`: they are too many for the automaton.
+    pub(crate) fn new(folding: Folding, phrases: &[Phrase]) -> Result<Self, String> {
+        let bytes: usize = phrases.iter().map(|phrase| phrase.text.len()).sum();
+        let texts = phrases.iter().map(|phrase| &phrase.text);
+        // Phrases start with most letters, so a search for those first ("prefilter") would only cost.
+        let machine = if phrases.is_empty() {
+            Ok(Machine::None)
+        } else if bytes <= TABLE_BYTES {
+            DFA::builder().ascii_case_insensitive(folding.case).prefilter(false).build(texts).map(Machine::Table)
+        } else {
+            NFA::builder().ascii_case_insensitive(folding.case).prefilter(false).build(texts).map(Machine::Small)
+        };
+        let machine =
+            machine.map_err(|e| format!("{} phrases of {bytes} bytes are too many: {e}; use fewer", phrases.len()))?;
+        let checks = phrases.iter().map(|Phrase { text, list, at }| {
+            let word = [text.chars().next(), text.chars().next_back()].map(|c| c.is_some_and(in_word));
+            Check { list: *list, at: *at, word }
+        });
+        Ok(Self { machine, checks: checks.collect(), folding, buffer: String::new(), starts: Starts::default() })
+    }
+
+    /// The first list of which `text` has a phrase in a place where it counts.
+    pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
+        let text = self.folding.text(text, &mut self.buffer);
+        self.starts.forget();
+        match &self.machine {
+            Machine::None => None,
+            Machine::Table(table) => first_list(table, &self.checks, text, &mut self.starts),
+            Machine::Small(small) => first_list(small, &self.checks, text, &mut self.starts),
+        }
+    }
+}
+
+/// Runs `machine` over `text`, and gives the first list of a match that passes its check. This is the library's search for
+/// overlapping matches, without what it has for streams and anchors: half the time of a caption.
+fn first_list(machine: &impl Automaton, checks: &[Check], text: &str, starts: &mut Starts) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    // An automaton that may start anywhere has this state, whatever the text.
+    let mut state = machine.start_state(Anchored::No).ok()?;
+    for (i, &byte) in text.as_bytes().iter().enumerate() {
+        state = machine.next_state(Anchored::No, state, byte);
+        if !machine.is_special(state) || !machine.is_match(state) {
+            continue;
+        }
+        for n in 0..machine.match_len(state) {
+            let pattern = machine.match_pattern(state, n);
+            let check = &checks[pattern.as_usize()];
+            let (start, end) = (i + 1 - machine.pattern_len(pattern), i + 1);
+            if best.is_none_or(|best| check.list < best) && check.passes(text, start, end, starts) {
+                if check.list == 0 {
+                    return Some(0);
+                }
+                best = Some(check.list);
+            }
+        }
+    }
+    best
+}
+
+impl Check {
+    /// Whether a match counts that is `text[start..end]`.
+    fn passes(&self, text: &str, start: usize, end: usize, starts: &mut Starts) -> bool {
+        let whole = !(self.word[0] && text[..start].chars().next_back().is_some_and(in_word)
+            || self.word[1] && text[end..].chars().next().is_some_and(in_word));
+        whole
+            && match self.at {
+                Position::Off => false,
+                Position::Anywhere => true,
+                Position::TextStart => starts.of(text).opens_text(start),
+                Position::LineStart => starts.of(text).opens_line(start),
+            }
+    }
+}
+
+/// Where the first letter or digit of a text and of each of its lines is. A text may have a match at every byte, so nothing
+/// is read again for each: the text is read once, at the first match that asks.
+#[derive(Default)]
+struct Starts {
+    known: bool,
+    /// Of every line: where it starts, and where its first letter or digit does; if it has none, where it ends.
+    lines: Vec<(usize, usize)>,
+    /// The text's first letter or digit, or its end.
+    first: usize,
+}
+
+impl Starts {
+    /// Forgets the text before.
+    fn forget(&mut self) {
+        self.known = false;
+    }
+
+    /// The places of `text`.
+    fn of(&mut self, text: &str) -> &Self {
+        if self.known {
+            return self;
+        }
+        self.known = true;
+        self.lines.clear();
+        self.first = text.len();
+        let mut start = 0;
+        for line in text.split_inclusive('\n').chain([""]) {
+            let place = line.find(|c| letter_or_digit(c));
+            if let Some(at) = place {
+                self.first = self.first.min(start + at);
+            }
+            self.lines.push((start, start + place.unwrap_or(line.len())));
+            start += line.len();
+        }
+        self
+    }
+
+    /// Whether no letter or digit comes before byte `at`.
+    fn opens_text(&self, at: usize) -> bool {
+        at <= self.first
+    }
+
+    /// Whether none comes before byte `at` on its line.
+    fn opens_line(&self, at: usize) -> bool {
+        let line = self.lines.partition_point(|&(start, _)| start <= at).checked_sub(1);
+        line.and_then(|line| self.lines.get(line)).is_none_or(|&(_, first)| at <= first)
+    }
+}
+
+/// Whether `c` is something else than the signs that may come before a phrase. Tests count the questions.
+fn letter_or_digit(c: char) -> bool {
+    #[cfg(test)]
+    tests::STEPS.with(|steps| steps.set(steps.get() + 1));
+    c.is_alphanumeric()
+}
+
+/// Whether `c` belongs to a word that goes on beside it.
+fn in_word(c: char) -> bool {
+    c.is_alphanumeric() && !is_cjk(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Characters that were asked whether they are letters or digits.
+        pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// The rule in the plainest words: everything before the match is looked at.
+    fn passes(check: &Check, text: &str, start: usize, end: usize) -> bool {
+        let (before, after) = (&text[..start], &text[end..]);
+        let cut = check.word[0] && before.chars().next_back().is_some_and(in_word)
+            || check.word[1] && after.chars().next().is_some_and(in_word);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        !cut && match check.at {
+            Position::Off => false,
+            Position::Anywhere => true,
+            Position::TextStart => !before.contains(char::is_alphanumeric),
+            Position::LineStart => !line.contains(char::is_alphanumeric),
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_once_however_many_matches_it_has() {
+        let folding = Folding { case: true, forms: true };
+        // Thousands of matches, each with thousands of signs between it and the letter that forbids it.
+        let (signs, few) = ("~".repeat(5000), "-a".repeat(5000));
+        for (at, text, phrase) in [
+            (Position::LineStart, format!("z{}", "-".repeat(5000)), "--"),
+            (Position::TextStart, format!("{signs}z{few}"), "-a"),
+        ] {
+            let mut finder = Finder::new(folding, &[Phrase { text: phrase.into(), list: 0, at }]).unwrap();
+            STEPS.set(0);
+            assert_eq!(finder.find(&text), None);
+            assert!((1..=text.len()).contains(&STEPS.get()), "{} steps for {} bytes", STEPS.get(), text.len());
+        }
+    }
+
+    fn phrases(texts: impl IntoIterator<Item = String>) -> Vec<Phrase> {
+        let places = [Position::LineStart, Position::Anywhere, Position::TextStart];
+        let phrase = |(i, text): (usize, String)| Phrase { text, list: i % 5, at: places[i % 3] };
+        texts.into_iter().enumerate().map(phrase).collect()
+    }
+
+    #[test]
+    fn both_automata_find_what_a_plain_search_finds() {
+        let folding = Folding { case: true, forms: true };
+        let words = ["ab", "a b", "b", "ba b", "狗", "狗a", "a\nb", "bb"].map(String::from);
+        let few = phrases(words.clone());
+        let many = phrases(words.into_iter().chain((0..3000).map(|i| format!("filler number {i}"))));
+        let mut table = Finder::new(folding, &few).unwrap();
+        let mut small = Finder::new(folding, &many).unwrap();
+        assert!(matches!(table.machine, Machine::Table(_)) && matches!(small.machine, Machine::Small(_)));
+        assert_eq!(small.find("It is Filler Number 2999"), Some(3007 % 5).filter(|_| 3007 % 3 == 1));
+        let mut rng = ovhost_sdk::Rng::new(1);
+        let alphabet = ['a', 'b', 'B', ' ', '\n', '狗', '-'];
+        let mut found = 0;
+        for _ in 0..3000 {
+            let len = rng.below(9);
+            let text: String = (0..len).map(|_| alphabet[rng.below(7) as usize]).collect();
+            let folded = folding.phrase(&format!("|{text}|")).to_lowercase();
+            let folded = &folded[1..folded.len() - 1];
+            let plain = few.iter().enumerate().filter(|(i, phrase)| {
+                let mut places =
+                    folded.char_indices().map(|(at, _)| at).filter(|at| folded[*at..].starts_with(&phrase.text));
+                places.any(|at| passes(&table.checks[*i], folded, at, at + phrase.text.len()))
+            });
+            let plain = plain.map(|(_, phrase)| phrase.list).min();
+            assert_eq!((table.find(&text), small.find(&text)), (plain, plain), "{text:?}");
+            found += usize::from(plain.is_some());
+        }
+        assert!(found > 500);
+    }
+
+    #[test]
+    fn the_built_in_lists_fit_the_table() {
+        let bytes: usize = crate::LISTS.iter().flat_map(|text| crate::lines(text)).map(|(_, line)| line.len()).sum();
+        assert!(bytes < TABLE_BYTES * 3 / 4, "{bytes} bytes leave little for a recipe's own phrases");
+    }
+}

@@ -37,14 +37,22 @@ impl RowCtx {
 
     /// Adds this row's value of a column that [`Plugin::WRITES`](crate::Plugin::WRITES) names. A column that it does
     /// not name, or another type than declared, fails the call: that is a defect of the plugin.
+    #[inline]
     pub fn set(&mut self, column: &str, value: impl Into<Value>) {
-        match self.writes.iter().position(|write| write.name == column) {
-            Some(i) => self.set[i] = Some(value.into()),
-            None => {
-                let names: Vec<_> = self.writes.iter().map(|write| write.name).collect();
-                self.fault = Some(format!("column `{column}` was set; WRITES names only {names:?}"));
-            }
+        // By address first, as `Row` finds its columns.
+        let found = self.writes.iter().position(|write| std::ptr::eq(write.name, column));
+        if let Some(i) = found.or_else(|| self.place(column)) {
+            self.set[i] = Some(value.into());
         }
+    }
+
+    fn place(&mut self, column: &str) -> Option<usize> {
+        let found = self.writes.iter().position(|write| write.name == column);
+        if found.is_none() {
+            let names: Vec<_> = self.writes.iter().map(|write| write.name).collect();
+            self.fault = Some(format!("column `{column}` was set; WRITES names only {names:?}"));
+        }
+        found
     }
 
     /// Moves the row's values into the growing columns, and goes on to the next row.

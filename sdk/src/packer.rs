@@ -244,7 +244,9 @@ mod tests {
         let item = |length| Item { id: 1, length, patches: 0 };
         let check = |lengths: &[u32]| check_restored(lengths.iter().map(|&length| item(length)), 10, 2);
         assert_eq!((check(&[]), check(&[10, 0])), (Ok(()), Ok(())));
-        assert!(check(&[1, 1, 1]).unwrap_err().starts_with("3 samples are open in the saved state, the window holds 2"));
+        assert!(
+            check(&[1, 1, 1]).unwrap_err().starts_with("3 samples are open in the saved state, the window holds 2")
+        );
         assert!(check(&[1, 11]).unwrap_err().contains("11 tokens, the capacity is 10"));
         assert_eq!((check_numbers([].into_iter(), 0), check_numbers([3, 7].into_iter(), 8)), (Ok(()), Ok(())));
         for (numbers, next) in [([3, 3], 9), ([4, 3], 9), ([3, 9], 9)] {

@@ -38,7 +38,7 @@ fn sample(i: usize) -> (String, Vec<(&'static str, Vec<u8>)>) {
     let picture = png(16 + 8 * (i as u32 % 3), 16, rgb);
     let mut parts = vec![("json", plain), ("png", Value::Null)];
     // Longer than a plain tar header holds, so that a header of its own comes before the sample.
-    let mut key = if i % 5 == 0 { format!("{}/k{i:04}", "folder".repeat(20)) } else { format!("k{i:04}") };
+    let mut key = if i.is_multiple_of(5) { format!("{}/k{i:04}", "folder".repeat(20)) } else { format!("k{i:04}") };
     match i % 24 {
         3 => parts.truncate(0),
         7 => parts[0].1 = json!({"question": "word ".repeat(300), "answer": "too long"}),

@@ -224,7 +224,8 @@ impl Loader {
             .name("data-order".into())
             .spawn(move || pack::feed(Order::new(spec, at), &jobs, &pending_in));
         threads.push(feeder.map_err(failed)?);
-        let budget = RejectBudget { max_rate: config.max_reject_rate, max_count: config.max_rejects, words: RECIPE_WORDS };
+        let budget =
+            RejectBudget { max_rate: config.max_reject_rate, max_count: config.max_rejects, words: RECIPE_WORDS };
         let packer = PackThread {
             stage,
             limits: PackLimits {

@@ -568,11 +568,11 @@ mod tests {
         check_pure("prompt", &info(true, &[])).unwrap();
         let error = check_pure("filter", &info(false, &[])).unwrap_err().to_string();
         assert!(error.contains("filter use") && error.contains("streaming"), "{error}");
-        assert!(error.contains("`ovhost plugin run`") && error.contains("--save-state"), "{error}");
+        assert!(error.contains("`ovhost data filter`") && error.contains("--save-state"), "{error}");
         let prompt = PluginInfo { kind: ovhost_plugin::Kind::Prompt, ..info(false, &[]) };
         let error = check_pure("prompt", &prompt).unwrap_err().to_string();
         assert!(
-            error.contains("prompt use") && error.contains("on its own") && !error.contains("plugin run"),
+            error.contains("prompt use") && error.contains("on its own") && !error.contains("data filter"),
             "{error}"
         );
         check_writes(&info(true, &["score", "mine/text"])).unwrap();

@@ -115,12 +115,7 @@ impl RejectBudget {
         let why = if self.max_count.is_some_and(|max| rejected > max) {
             format!("{} is {}", self.words.count, self.max_count.unwrap_or_default())
         } else if rate > self.max_rate && (epoch_end || counters.read >= JUDGE_FROM) {
-            format!(
-                "{:.1} % of the samples were rejected and {} is {}",
-                rate * 100.0,
-                self.words.rate,
-                self.max_rate
-            )
+            format!("{:.1} % of the samples were rejected and {} is {}", rate * 100.0, self.words.rate, self.max_rate)
         } else {
             return Ok(());
         };

@@ -205,7 +205,7 @@ fn prompts_cannot_make_up_special_tokens() {
     let fixture = fixture();
     let guest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/guests/misbehave_prompt.wasm");
     let host = Host::new(HostOptions { cache_dir: Some(fixture.folder.path().join("wasm")) }).unwrap();
-    let mut render = |entry: &str| {
+    let render = |entry: &str| {
         let spec = PluginSpec { entry: Some(entry.into()), ..PluginSpec::new(&guest) };
         let mut prompt = host.load(&spec).unwrap().prompt().unwrap();
         let named = fixture.chat.check_special_tokens(&prompt.special_tokens().unwrap()).map_err(|e| e.to_string());

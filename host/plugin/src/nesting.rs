@@ -64,7 +64,8 @@ fn walk(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Option<usize>> {
         if matches!(reader.clone().read_u8()?, COMPONENT | INSTANCE) {
             reader.read_u8()?;
             left.push(reader.read_var_u32()?);
-            if left.len() > DEPTH {
+            // The lowest is the section itself.
+            if left.len() > DEPTH + 1 {
                 return Ok(Some(reader.original_position()));
             }
         } else {
@@ -92,8 +93,12 @@ mod tests {
         Ok(())
     }
 
-    fn nested(levels: usize) -> String {
-        format!("(component {}(type u8){})", "(type (component ".repeat(levels), "))".repeat(levels))
+    /// A section of one type of so many levels: component types of one declaration, which is a type.
+    fn nested(levels: usize) -> Result<(), String> {
+        let mut section = vec![1];
+        section.extend([COMPONENT, 1, 1].repeat(levels - 1));
+        section.extend([COMPONENT, 0]);
+        check_types(&section, 0)
     }
 
     #[test]
@@ -117,8 +122,8 @@ mod tests {
 
     #[test]
     fn the_level_counts_not_the_number() {
-        check(&nested(99)).unwrap();
-        assert!(check(&nested(100)).unwrap_err().contains("nested more than 100 deep (at offset 0x"));
+        nested(DEPTH).unwrap();
+        assert!(nested(DEPTH + 1).unwrap_err().contains("nested more than 100 deep (at offset 0x"));
         check(&format!("(component {})", "(type (component (type (instance))))".repeat(1000))).unwrap();
     }
 

@@ -60,9 +60,7 @@ fn finding(schema: &Value, config: &Value, error: &ValidationError<'_>) -> Diagn
             }
         }
         // A documented enum of schemars' is a list of constants, each with its words.
-        ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::AnyOf { .. }
-            if !choices(holder).is_empty() =>
-        {
+        ValidationErrorKind::OneOfNotValid | ValidationErrorKind::AnyOf if !choices(holder).is_empty() => {
             let value = config.pointer(error.instance_path.as_str()).map_or_else(String::new, Value::to_string);
             message =
                 format!("{} is not allowed; allowed: {}", clip(&plain(&value, 200), 200), choices(holder).join(", "));

@@ -281,7 +281,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3_000))]
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
 
         /// What the bounds let through, the validator comes to the end of, in little time and stack.
         #[test]

@@ -37,8 +37,7 @@ pub fn put_with(path: &Path, write: impl FnOnce(&mut File) -> Result<(), PrepErr
 
 /// Writes pretty JSON with a final newline.
 pub fn put_json(path: &Path, value: &impl Serialize) -> Result<(), PrepError> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| PrepError::Record {
+    let text = serde_json::to_string_pretty(value).map_err(|e| PrepError::Record {
         path: path.display().to_string(),
         why: format!("cannot be written: {e}"),
         next: "this is a defect of the program",
@@ -53,9 +52,7 @@ pub fn get_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PrepError
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(path, "read")(e)),
     };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|e| PrepError::Record {
+    serde_json::from_slice(&text).map(Some).map_err(|e| PrepError::Record {
         path: path.display().to_string(),
         why: format!("it is damaged ({e})"),
         next: AFRESH,

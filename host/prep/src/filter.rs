@@ -105,7 +105,8 @@ fn check_columns(settings: &FilterSettings) -> Result<(), PrepError> {
     if settings.chat.is_none() {
         offered.retain(|c| c != "text-tokens");
     }
-    let wants = |name: &str| settings.filters.iter().find(|f| f.info().reads.iter().any(|(n, must)| *must && n == name));
+    let wants =
+        |name: &str| settings.filters.iter().find(|f| f.info().reads.iter().any(|(n, must)| *must && n == name));
     if let Some(filter) = wants("text-tokens").filter(|_| settings.chat.is_none()) {
         return Err(PrepError::Option(format!(
             "filter {} reads the column text-tokens, which needs a tokenizer; give --tokenizer FOLDER",
@@ -124,7 +125,9 @@ fn check_state(settings: &FilterSettings) -> Result<(), PrepError> {
     let mut names: Vec<&str> =
         settings.filters.iter().filter(|f| !f.info().state_pure).map(|f| f.info().name.as_str()).collect();
     if names.is_empty() {
-        return Err(PrepError::Option("--save-state is given, but none of the filters remembers rows; leave it out".into()));
+        return Err(PrepError::Option(
+            "--save-state is given, but none of the filters remembers rows; leave it out".into(),
+        ));
     }
     names.sort_unstable();
     match names.windows(2).find(|w| w[0] == w[1]) {

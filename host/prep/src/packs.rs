@@ -214,7 +214,11 @@ impl PacksFile {
         let number = |at: usize| head[at..].first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
         let (packed, packs, dropped) = (number(16), number(24), number(32));
         if head[..8] != MAGIC[..] || size != HEADER + 4 * (packs + 1 + packed + dropped) {
-            return Err(PrepError::Record { path: path.display().to_string(), why: "it is not whole".into(), next: AFRESH });
+            return Err(PrepError::Record {
+                path: path.display().to_string(),
+                why: "it is not whole".into(),
+                next: AFRESH,
+            });
         }
         Ok(PacksFile { file, path, packs, packed })
     }
@@ -223,7 +227,11 @@ impl PacksFile {
     pub fn members(&self, from: u64, to: u64) -> Result<Vec<Vec<u32>>, PrepError> {
         let begins = self.numbers(HEADER + 4 * from, to - from + 1)?;
         let (Some(first), Some(last)) = (begins.first(), begins.last()) else { return Ok(Vec::new()) };
-        let wrong = || PrepError::Record { path: self.path.display().to_string(), why: "its table is damaged".into(), next: AFRESH };
+        let wrong = || PrepError::Record {
+            path: self.path.display().to_string(),
+            why: "its table is damaged".into(),
+            next: AFRESH,
+        };
         let count = last.checked_sub(*first).ok_or_else(wrong)?;
         let ordinals = self.numbers(HEADER + 4 * (self.packs + 1 + u64::from(*first)), count.into())?;
         let cut = |w: &[u32]| ordinals.get((w[0] - first) as usize..(w[1] - first) as usize).map(<[u32]>::to_vec);

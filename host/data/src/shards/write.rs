@@ -210,11 +210,8 @@ impl ShardFile {
 
     /// Adds a sample as it lies in another shard: `bytes` are its headers and contents, whole blocks.
     pub fn write_raw(&mut self, key: &str, bytes: &[u8]) -> Result<(), ShardError> {
-        let refuse = |reason: String| ShardError::Sample {
-            path: self.path.display().to_string(),
-            key: key.to_owned(),
-            reason,
-        };
+        let refuse =
+            |reason: String| ShardError::Sample { path: self.path.display().to_string(), key: key.to_owned(), reason };
         if !(bytes.len() as u64).is_multiple_of(BLOCK) || bytes.is_empty() {
             return Err(refuse(format!("{} bytes are no whole tar blocks", bytes.len())));
         }

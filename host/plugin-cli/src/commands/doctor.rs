@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         eprintln!("removed {files} compiled components of {} MB", bytes.div_ceil(1_000_000));
     }
     let mut all = checks(&args.path, &Lang::ALL);
-    all.extend(project.as_ref().map(|project| project_check(project)).transpose()?);
+    all.extend(project.as_ref().map(project_check).transpose()?);
     let counts = |check: &Check| check.lang.is_none_or(|lang| counted.contains(&lang));
     let bad = all.iter().filter(|check| counts(check) && !check.good).count();
     if args.json {

@@ -123,14 +123,13 @@ impl Forged {
             init: format!("(i32.const {init})"),
             process: KEEP_ALL.into(),
             // A bump allocator: (old address, old size, alignment, new size).
-            realloc: format!(
-                "(local $at i32)
+            realloc: "(local $at i32)
                 (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
                 (global.set $heap (i32.add (local.get $at) (local.get 3)))
                 (if (i32.gt_u (global.get $heap) (i32.shl (memory.size) (i32.const 16)))
                   (then (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1))))))
                 (local.get $at)"
-            ),
+                .into(),
             post: String::new(),
             fields: String::new(),
             memory: "256".into(),

@@ -55,7 +55,7 @@ impl Default for SampleConfig {
 }
 
 fn table(top_k: u32, assets: &Assets) -> Result<Table, ConfigError> {
-    let bytes = assets.bytes("concepts").ok_or_else(|| crate::missing("concepts"))?;
+    let bytes = assets.required("concepts")?;
     Table::parse(bytes, top_k as usize)
 }
 

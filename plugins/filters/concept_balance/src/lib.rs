@@ -27,14 +27,9 @@ pub use substring::{SubstringCount, SubstringSample};
 
 use counts::{Counts, Subject};
 
-fn missing(asset: &str) -> ConfigError {
-    let message = format!("the asset `{asset}` is missing; name its file under `assets` in the recipe");
-    ConfigError::at("", message)
-}
-
 /// The counts of the first pass.
 fn counts_asset(assets: &Assets, subject: Subject) -> Result<Counts, ConfigError> {
-    let bytes = assets.bytes("counts").ok_or_else(|| missing("counts"))?;
+    let bytes = assets.required("counts")?;
     Counts::read(bytes, subject).map_err(|e| ConfigError::at("", format!("the asset `counts`: {e}")))
 }
 

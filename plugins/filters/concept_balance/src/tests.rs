@@ -155,6 +155,15 @@ fn assets_that_do_not_fit_are_refused() {
     assert!(refuse(json!({ "match": "some" }), &[]).contains("/match"));
 }
 
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_entry() {
+    let counts = word_counts(WORDS, &[1, 2, 3]);
+    let marked = [b"\xEF\xBB\xBF", WORDS].concat();
+    // Other entries would be refused for the counts.
+    let assets: [(&str, &[u8]); 2] = [("concepts", &marked), ("counts", &counts)];
+    assert!(testing::filter_with_assets::<SubstringSample>(json!({}), &assets).is_ok());
+}
+
 /// A table of `concepts` unit vectors along the axes.
 fn axes(concepts: usize) -> Vec<u8> {
     let values = (0..concepts * concepts).map(|i| if i / concepts == i % concepts { 1.0f32 } else { 0.0 });

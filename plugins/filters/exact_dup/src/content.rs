@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ovhost_sdk::picture::phashes;
 use ovhost_sdk::prelude::*;
-use ovhost_sdk::text::{Class, class, is_mark};
+use ovhost_sdk::text::{Class, class, fold_case, is_mark};
 
 /// What one entry compares.
 pub trait Content: Sized + 'static {
@@ -93,7 +94,7 @@ impl TextConfig {
             let mut push = |c: char| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             match (c, blank && class(c) != Class::Space, self.ignore_case) {
                 (_, true, _) => push(' '),
-                (c, _, true) => c.to_lowercase().for_each(push),
+                (c, _, true) => fold_case(c).for_each(push),
                 (c, ..) => push(c),
             }
         }
@@ -141,15 +142,6 @@ impl Options for PictureConfig {
     }
 }
 
-/// The perceptual hashes of a row's pictures, 8 bytes each.
-fn pictures<'a>(row: &Row<'a>) -> Result<&'a [u8], String> {
-    let hashes = row.bytes("phash").unwrap_or_default();
-    if hashes.len().is_multiple_of(8) {
-        return Ok(hashes);
-    }
-    Err(format!("column `phash` has {} bytes; it must have 8 for each picture", hashes.len()))
-}
-
 /// Rows with the same pictures in the same order.
 pub struct Picture;
 
@@ -160,7 +152,7 @@ impl Content for Picture {
     const READS: &'static [Need] = &[Need::bytes("phash")];
 
     fn key(_: &PictureConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
-        key.extend_from_slice(pictures(row)?);
+        key.extend_from_slice(phashes(row)?.unwrap_or_default().as_flattened());
         Ok(!key.is_empty())
     }
 }
@@ -175,7 +167,8 @@ impl Content for Pair {
     const READS: &'static [Need] = &[Need::utf8("text"), Need::bytes("phash")];
 
     fn key(config: &TextConfig, row: &Row<'_>, key: &mut Vec<u8>) -> Result<bool, String> {
-        let hashes = pictures(row)?;
+        // A picture that cannot be decoded is like no other, so the row is not either: not even like one without pictures.
+        let Some(hashes) = phashes(row)?.map(<[_]>::as_flattened) else { return Ok(false) };
         // The count keeps pictures and text apart.
         key.extend_from_slice(&(hashes.len() as u64).to_le_bytes());
         key.extend_from_slice(hashes);
@@ -257,6 +250,8 @@ fn string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a value: equal values give equal bytes, whatever the order of their keys. As deep as the parser lets values be.
+/// Numbers are what the parser makes of them, as in the host's own records: whole ones of up to 64 bits as they are, all
+/// others (fractions, exponents, larger ones) the nearest `f64`.
 fn canonical(value: &Json, out: &mut Vec<u8>) {
     match value {
         Json::Null => out.push(b'n'),
@@ -298,6 +293,7 @@ mod tests {
         assert_eq!(normal(&all, "  A dog,  2\tcats — ÉTÉ!\n"), "a dog 2 cats été");
         assert_eq!(normal(&all, "राजस्थान में"), "राजस्थान में");
         assert_eq!(normal(&all, "…!? "), "");
+        assert_eq!(normal(&all, "Η ΟΔΟΣ, ΟΔΟΣ."), normal(&all, "η οδος οδοσ"));
         let none = TextConfig { ignore_case: false, ignore_space: false, ignore_punctuation: false, ..all.clone() };
         assert_eq!(normal(&none, " A dog,\t2 "), " A dog,\t2 ");
         let space = TextConfig { ignore_space: true, ..none.clone() };

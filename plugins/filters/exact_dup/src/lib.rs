@@ -12,8 +12,9 @@
 //! | `exact_pair` | both of the above |
 //! | `exact_record` | their JSON is, whatever the order of fields: all fields, or the ones that are named |
 //!
-//! A row without what is compared (no text, no picture, a text of punctuation alone) is kept. Of n rows two different ones
-//! share a hash with a probability of about n² / 2^129. The state is the hashes in ascending order.
+//! A row without what is compared (no text, no picture, a text of punctuation alone) is kept and not remembered; so is one
+//! with a picture that cannot be decoded, where pictures are compared. Of n rows two different ones share a hash with a
+//! probability of about n² / 2^129. The state is the hashes in ascending order.
 
 use std::marker::PhantomData;
 

@@ -51,9 +51,15 @@ fn pictures_and_pairs() {
     assert_eq!(kept::<Picture>(json!({}), rows), [true, true, false, true, true]);
     let rows = json!([
         { "text": "A dog", "phash": a }, { "text": "a dog", "phash": b }, { "text": "a dog!", "phash": a },
-        { "text": "a dog" }, { "text": "A dog", "phash": "" }, { "phash": a }, { "text": "", "phash": a },
+        { "text": "a dog", "phash": "" }, { "text": "A dog", "phash": "" }, { "phash": a }, { "text": "", "phash": a },
     ]);
     assert_eq!(kept::<Pair>(json!({}), rows), [true, true, false, true, false, true, false]);
+    // A picture that cannot be decoded is neither no picture nor another such one, and is not remembered.
+    let broken = json!([
+        { "text": "a dog", "phash": null }, { "text": "a dog", "phash": null }, { "text": "a dog", "phash": "" },
+        { "text": "a dog", "phash": null }, { "text": "a dog", "phash": "" },
+    ]);
+    assert_eq!(kept::<Pair>(json!({}), broken), [true, true, true, true, false]);
     let mut plugin = testing::stateful_filter::<ExactPicture>(json!({})).unwrap();
     let outcome = plugin.run(json!([{ "phash": "00ff" }, { "phash": a }]));
     assert_eq!(outcome.errors(), [(0, "column `phash` has 2 bytes; it must have 8 for each picture")]);
@@ -68,6 +74,10 @@ fn records_by_all_or_some_fields() {
     assert_eq!(kept::<Record>(json!({}), rows.clone()), [true, true, false, true]);
     assert_eq!(kept::<Record>(json!({ "ignore": ["id"] }), rows.clone()), [true, false, false, true]);
     assert_eq!(kept::<Record>(json!({ "fields": ["q"] }), rows), [true, false, false, false]);
+    // Beyond 64 bits numbers are the nearest that an `f64` can be.
+    let number = |digits: &str| json!({ "record": format!("{{\"n\": {digits}}}") });
+    let numbers = ["18446744073709551615", "18446744073709551614", "18446744073709551617", "18446744073709551618"];
+    assert_eq!(kept::<Record>(json!({}), numbers.map(number).into_iter().collect()), [true, true, true, false]);
     let mut plugin = testing::stateful_filter::<ExactRecord>(json!({})).unwrap();
     let outcome = plugin.run(json!([{ "record": "{" }, { "record": "[1]" }]));
     assert_eq!(outcome.errors().len(), 2);

@@ -1,33 +1,41 @@
 //! `length`: drops rows whose text is too short or too long, by any of several measures.
 //!
 //! ```text
-//!  text ─────────────► characters, words, lines, sentences, mean word length ─┐
-//!  record ───────────► turns                                                  ├─► the first bound that is broken
-//!  text-tokens ──────► tokens                                                 │
-//!  widths, heights ──► characters per megapixel of image ─────────────────────┘
+//!  entry length          text ────────────► characters, words, lines, sentences, mean word length ─┐ the first bound
+//!                        widths, heights ─► characters per megapixel of image ─────────────────────┘ that is broken
+//!  entry length_tokens   text-tokens ─────► tokens
+//!  entry length_turns    record ──────────► turns
 //! ```
 //!
 //! ```toml
 //! [[plugins.filter]]
 //! plugin = "filters/length.wasm"
-//! config = { min_words = 5, max_tokens = 2048, max_chars_per_megapixel = 20000 }
+//! entry = "length"
+//! config = { min_words = 5, max_chars_per_megapixel = 20000 }
+//!
+//! [[plugins.filter]]
+//! plugin = "filters/length.wasm"
+//! entry = "length_tokens"
+//! config = { max_tokens = 2048 }
 //! ```
 //!
-//! Every measure has a minimum and a maximum, both inclusive, and 0 turns a bound off. By default only DataComp's basic
-//! caption rule is on: more than 5 characters and more than 2 words (Gadre et al. 2023, "DataComp", appendix on
-//! baselines). Bounds are tried in the order of the table.
+//! Entries are apart because the host makes every column that an entry may read: tokens cost a tokeniser's run over the text.
 //!
-//! | reason | measure |
-//! |---|---|
-//! | `no text` | the row has no text at all, and `no_text` is `drop` |
-//! | `too few characters`, `too many characters` | Unicode scalar values, spaces included |
-//! | `too few words`, `too many words` | runs of letters, digits and underscores; each Chinese or Japanese character |
-//! | `too few lines`, `too many lines` | lines that are not blank |
-//! | `too few sentences`, `too many sentences` | see [`measure::sentences`] |
-//! | `words too short`, `words too long` | mean characters of the words, Chinese and Japanese ones aside |
-//! | `too few tokens`, `too many tokens` | the column `text-tokens` |
-//! | `too few turns`, `too many turns` | answers of the model in the record, see [`measure::turns`] |
-//! | `too little text for the image`, `too much text for the image` | characters per million pixels of all the row's images |
+//! Every measure has a minimum and a maximum, both inclusive, and 0 turns a bound off. By default `length` has DataComp's
+//! basic caption rule: more than 5 characters and more than 2 words (Gadre et al. 2023, "DataComp", appendix on baselines);
+//! the other two ask for at least one token or turn. Bounds are tried in the order of the table.
+//!
+//! | entry | reason | measure |
+//! |---|---|---|
+//! | `length` | `no text` | the row has no text at all, and `no_text` is `drop` |
+//! | | `too few characters`, `too many characters` | Unicode scalar values, spaces included |
+//! | | `too few words`, `too many words` | runs of letters, digits and underscores; each Chinese or Japanese character |
+//! | | `too few lines`, `too many lines` | lines that are not blank |
+//! | | `too few sentences`, `too many sentences` | see [`measure::sentences`] |
+//! | | `words too short`, `words too long` | mean characters of the words, Chinese and Japanese ones aside |
+//! | | `too little text for the image`, `too much text for the image` | characters per million pixels of all the row's images |
+//! | `length_tokens` | `too few tokens`, `too many tokens` | the column `text-tokens` |
+//! | `length_turns` | `too few turns`, `too many turns` | answers of the model in the record, see [`measure::turns`] |
 //!
 //! A measure is taken only where one of its bounds is set. A bound on a value that a row should have and lacks is an
 //! error of that row; a row without images has no proportion to judge.
@@ -35,7 +43,14 @@
 use ovhost_sdk::prelude::*;
 use ovhost_sdk::text::Missing;
 
+mod bound;
 pub mod measure;
+pub mod tokens;
+pub mod turns;
+
+use bound::Bound;
+pub use tokens::LengthTokens;
+pub use turns::LengthTurns;
 
 /// Configuration of `length`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -61,14 +76,6 @@ pub struct Config {
     pub min_mean_word: f64,
     /// Largest mean length of a word, in characters; Gopher uses 10. 0 turns the bound off.
     pub max_mean_word: f64,
-    /// Fewest tokens of the text. 0 turns the bound off.
-    pub min_tokens: u32,
-    /// Most tokens of the text. 0 turns the bound off.
-    pub max_tokens: u32,
-    /// Fewest answers of the model in the record. 0 turns the bound off.
-    pub min_turns: u32,
-    /// Most answers of the model in the record. 0 turns the bound off.
-    pub max_turns: u32,
     /// Fewest characters per million pixels of the row's images. 0 turns the bound off.
     pub min_chars_per_megapixel: f64,
     /// Most characters per million pixels of the row's images. 0 turns the bound off.
@@ -90,43 +97,9 @@ impl Default for Config {
             max_sentences: 0,
             min_mean_word: 0.0,
             max_mean_word: 0.0,
-            min_tokens: 0,
-            max_tokens: 0,
-            min_turns: 0,
-            max_turns: 0,
             min_chars_per_megapixel: 0.0,
             max_chars_per_megapixel: 0.0,
             no_text: Missing::Drop,
-        }
-    }
-}
-
-/// A minimum and a maximum; 0 is no bound.
-#[derive(Clone, Copy)]
-struct Bound {
-    min: f64,
-    max: f64,
-    /// Reasons below and above.
-    reasons: [&'static str; 2],
-}
-
-impl Bound {
-    fn new(min: impl Into<f64>, max: impl Into<f64>, low: &'static str, high: &'static str) -> Self {
-        Self { min: min.into(), max: max.into(), reasons: [low, high] }
-    }
-
-    fn is_set(&self) -> bool {
-        self.min > 0.0 || self.max > 0.0
-    }
-
-    /// Why `value` is refused, if it is.
-    fn broken_by(&self, value: f64) -> Option<&'static str> {
-        if value < self.min {
-            Some(self.reasons[0])
-        } else if self.max > 0.0 && value > self.max {
-            Some(self.reasons[1])
-        } else {
-            None
         }
     }
 }
@@ -138,8 +111,6 @@ pub struct Length {
     lines: Bound,
     sentences: Bound,
     mean_word: Bound,
-    tokens: Bound,
-    turns: Bound,
     per_megapixel: Bound,
     no_text: Missing,
 }
@@ -148,52 +119,29 @@ impl Plugin for Length {
     type Config = Config;
     const NAME: &'static str = "length";
     const SUMMARY: &'static str =
-        "Drops texts that are too short or too long: characters, words, lines, tokens, turns.";
-    const READS: &'static [Need] = &[
-        Need::utf8("text"),
-        Need::u32s("text-tokens").optional(),
-        Need::utf8("record").optional(),
-        Need::u32_lists("widths").optional(),
-        Need::u32_lists("heights").optional(),
-    ];
+        "Drops texts that are too short or too long: characters, words, lines, sentences; against the image.";
+    const READS: &'static [Need] =
+        &[Need::utf8("text"), Need::u32_lists("widths").optional(), Need::u32_lists("heights").optional()];
 
     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
-        let Config { no_text, .. } = config;
         let mut findings = Findings::new();
-        let mut whole = |name: &str, min: u32, max: u32, low, high| {
-            findings.require(max == 0 || max >= min, &format!("/max_{name}"), || {
-                format!("{max} is below min_{name} = {min}; use 0 (no bound) or at least {min}")
-            });
-            Bound::new(min, max, low, high)
-        };
         let c = &config;
+        let mut whole =
+            |name: &str, min: u32, max: u32, low, high| Bound::whole(&mut findings, name, [min, max], [low, high]);
         let chars = whole("chars", c.min_chars, c.max_chars, "too few characters", "too many characters");
         let words = whole("words", c.min_words, c.max_words, "too few words", "too many words");
         let lines = whole("lines", c.min_lines, c.max_lines, "too few lines", "too many lines");
         let sentences = whole("sentences", c.min_sentences, c.max_sentences, "too few sentences", "too many sentences");
-        let tokens = whole("tokens", c.min_tokens, c.max_tokens, "too few tokens", "too many tokens");
-        let turns = whole("turns", c.min_turns, c.max_turns, "too few turns", "too many turns");
-        let mut real = |name: &str, min: f64, max: f64, low, high| {
-            for (side, value) in [("min", min), ("max", max)] {
-                findings.require(value >= 0.0 && value.is_finite(), &format!("/{side}_{name}"), || {
-                    format!("{value} is no bound; use 0 (off) or a positive number")
-                });
-            }
-            findings.require(max <= 0.0 || max >= min, &format!("/max_{name}"), || {
-                format!("{max} is below min_{name} = {min}; use 0 (no bound) or at least {min}")
-            });
-            Bound::new(min, max, low, high)
-        };
-        let mean_word = real("mean_word", c.min_mean_word, c.max_mean_word, "words too short", "words too long");
-        let per_megapixel = real(
+        let lengths = [c.min_mean_word, c.max_mean_word];
+        let mean_word = Bound::real(&mut findings, "mean_word", lengths, ["words too short", "words too long"]);
+        let per_megapixel = Bound::real(
+            &mut findings,
             "chars_per_megapixel",
-            c.min_chars_per_megapixel,
-            c.max_chars_per_megapixel,
-            "too little text for the image",
-            "too much text for the image",
+            [c.min_chars_per_megapixel, c.max_chars_per_megapixel],
+            ["too little text for the image", "too much text for the image"],
         );
         findings.finish()?;
-        Ok(Self { chars, words, lines, sentences, mean_word, tokens, turns, per_megapixel, no_text })
+        Ok(Self { chars, words, lines, sentences, mean_word, per_megapixel, no_text: config.no_text })
     }
 }
 
@@ -226,18 +174,6 @@ impl Length {
         {
             return Ok(Some(reason));
         }
-        if self.tokens.is_set() {
-            let tokens = row.u32("text-tokens").ok_or_else(|| lacks("min_tokens", "max_tokens", "text-tokens"))?;
-            if let Some(reason) = self.tokens.broken_by(f64::from(tokens)) {
-                return Ok(Some(reason));
-            }
-        }
-        if self.turns.is_set() {
-            let record = row.json("record")?.ok_or_else(|| lacks("min_turns", "max_turns", "record"))?;
-            if let Some(reason) = self.turns.broken_by(measure::turns(record) as f64) {
-                return Ok(Some(reason));
-            }
-        }
         if self.per_megapixel.is_set() {
             return Ok(measure::pixels(row)?.filter(|&pixels| pixels > 0).and_then(|pixels| {
                 let chars = text.chars().count() as f64;
@@ -248,12 +184,7 @@ impl Length {
     }
 }
 
-/// The message for a bound whose column is not there.
-fn lacks(min: &str, max: &str, column: &str) -> String {
-    format!("{min} or {max} is set and this row has no `{column}`; set both to 0, or give the column")
-}
-
-ovhost_sdk::export_filter!(Length);
+ovhost_sdk::export_filter!(Length, LengthTokens, LengthTurns);
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,11 @@ use ovhost_sdk::testing;
 use super::*;
 
 fn judge(config: Json, row: Json) -> Result<Option<String>, String> {
-    let outcome = testing::filter::<Length>(config).unwrap().run(json!([row]));
+    judge_by::<Length>(config, row)
+}
+
+fn judge_by<F: Filter>(config: Json, row: Json) -> Result<Option<String>, String> {
+    let outcome = testing::filter::<F>(config).unwrap().run(json!([row]));
     match outcome.errors().first() {
         Some((_, message)) => Err((*message).to_owned()),
         None => Ok(outcome.reasons()[0].map(String::from)),
@@ -81,14 +85,23 @@ fn sentences_and_words_of_several_scripts() {
 
 #[test]
 fn tokens_come_from_the_host() {
-    let config = json!({ "min_tokens": 2, "max_tokens": 4 });
-    let with = |tokens: Json| judge(config.clone(), json!({ "text": "a red square", "text-tokens": tokens }));
-    assert_eq!(with(json!(1)).unwrap().as_deref(), Some("too few tokens"));
-    assert_eq!(with(json!(2)).unwrap(), None);
-    assert_eq!(with(json!(5)).unwrap().as_deref(), Some("too many tokens"));
-    assert!(with(Json::Null).unwrap_err().contains("no `text-tokens`"));
-    // Nobody asks for tokens where no bound is set.
-    assert_eq!(judge(json!({}), json!({ "text": "a red square" })), Ok(None));
+    let with = |config: Json, tokens: Json| judge_by::<LengthTokens>(config, json!({ "text-tokens": tokens }));
+    let bounds = || json!({ "min_tokens": 2, "max_tokens": 4 });
+    assert_eq!(with(bounds(), json!(1)).unwrap().as_deref(), Some("too few tokens"));
+    assert_eq!((with(bounds(), json!(2)), with(bounds(), json!(4))), (Ok(None), Ok(None)));
+    assert_eq!(with(bounds(), json!(5)).unwrap().as_deref(), Some("too many tokens"));
+    assert!(with(bounds(), Json::Null).unwrap_err().contains("--tokenizer"));
+    assert_eq!(with(json!({}), json!(0)).unwrap().as_deref(), Some("too few tokens"));
+    assert_eq!(with(json!({}), json!(1)), Ok(None));
+}
+
+#[test]
+fn no_entry_asks_for_more_than_it_judges() {
+    // The host makes every column that is named, and tokens are costly to make.
+    let names = |reads: &[Need]| reads.iter().map(|need| (need.name, need.required)).collect::<Vec<_>>();
+    assert_eq!(names(Length::READS), [("text", true), ("widths", false), ("heights", false)]);
+    assert_eq!(names(LengthTokens::READS), [("text-tokens", true)]);
+    assert_eq!(names(LengthTurns::READS), [("record", true)]);
 }
 
 #[test]
@@ -105,14 +118,13 @@ fn turns_are_the_model_s_answers() {
     ] {
         assert_eq!(measure::turns(&record), want, "{record}");
     }
-    let row = json!({ "text": "a red square", "record": chat });
-    assert_eq!(alone(json!({ "min_turns": 2, "max_turns": 2 }), row.clone()), None);
-    assert_eq!(alone(json!({ "min_turns": 3 }), row.clone()).as_deref(), Some("too few turns"));
-    assert_eq!(alone(json!({ "max_turns": 1 }), row).as_deref(), Some("too many turns"));
-    let error = judge(json!({ "max_turns": 1 }), json!({ "text": "a red square" })).unwrap_err();
-    assert!(error.contains("no `record`"), "{error}");
-    let error = judge(json!({ "max_turns": 1 }), json!({ "text": "a red square", "record": "{" })).unwrap_err();
-    assert!(error.contains("not JSON"), "{error}");
+    let with = |config: Json, record: Json| judge_by::<LengthTurns>(config, json!({ "record": record }));
+    assert_eq!(with(json!({ "min_turns": 2, "max_turns": 2 }), chat.clone()), Ok(None));
+    assert_eq!(with(json!({ "min_turns": 3 }), chat.clone()).unwrap().as_deref(), Some("too few turns"));
+    assert_eq!(with(json!({ "max_turns": 1 }), chat).unwrap().as_deref(), Some("too many turns"));
+    assert_eq!(with(json!({}), json!({ "messages": [] })).unwrap().as_deref(), Some("too few turns"));
+    assert!(with(json!({}), Json::Null).unwrap_err().contains("no `record`"));
+    assert!(with(json!({}), json!("{")).unwrap_err().contains("not JSON"));
 }
 
 #[test]
@@ -164,4 +176,9 @@ fn senseless_configurations_are_refused_with_their_place() {
     assert!(error.findings[0].message.contains("min_words = 9"));
     let error = testing::filter::<Length>(json!({ "no_text": "ignore" })).err().unwrap();
     assert_eq!(error.findings[0].path, "/no_text");
+    let path = |error: Option<ConfigError>| error.unwrap().findings[0].path.clone();
+    let crossed = |name: &str| json!({ (format!("min_{name}").as_str()): 3, (format!("max_{name}").as_str()): 2 });
+    assert_eq!(path(testing::filter::<LengthTokens>(crossed("tokens")).err()), "/max_tokens");
+    assert_eq!(path(testing::filter::<LengthTurns>(crossed("turns")).err()), "/max_turns");
+    assert_eq!(path(testing::filter::<Length>(json!({ "max_tokens": 9 })).err()), "/max_tokens");
 }

@@ -7,7 +7,7 @@
 //! and containment of documents", 1997). Multipliers are fixed, so keys are the same in every run and on every machine.
 
 use ovhost_sdk::Rng;
-use ovhost_sdk::text::words;
+use ovhost_sdk::text::{fold_case, words};
 use twox_hash::XxHash3_64;
 
 use crate::bands::Shape;
@@ -86,11 +86,7 @@ impl Signer {
                     if !(blank && space) {
                         let c = if blank { ' ' } else { c };
                         let push = |c: char| self.units.push(mix(u64::from(u32::from(c))));
-                        if self.ignore_case {
-                            c.to_lowercase().for_each(push)
-                        } else {
-                            std::iter::once(c).for_each(push)
-                        }
+                        if self.ignore_case { fold_case(c).for_each(push) } else { std::iter::once(c).for_each(push) }
                     }
                     space = blank;
                 }
@@ -108,7 +104,7 @@ fn lowered<'a>(word: &'a str, buffer: &'a mut String) -> &'a str {
         return word;
     }
     buffer.clear();
-    buffer.extend(word.chars().flat_map(char::to_lowercase));
+    buffer.extend(word.chars().flat_map(fold_case));
     buffer
 }
 
@@ -133,10 +129,13 @@ mod tests {
         assert_eq!(units(&words, "A red, red dog"), units(&words, "a  RED red\ndog!"));
         assert_eq!(units(&words, "红色的狗 dog").len(), 5);
         assert_ne!(units(&words, "a red dog"), units(&words, "a dog red"));
+        assert_eq!(units(&words, "Η ΟΔΟΣ"), units(&words, "η οδος"));
         let chars = Config { unit: Unit::Chars, ignore_case: false, ..words.clone() };
         assert_eq!(units(&chars, "  ab  c \n"), units(&chars, "ab c"));
         assert_eq!(units(&chars, "ab c").len(), 4);
         assert_ne!(units(&chars, "Ab"), units(&chars, "ab"));
+        let folded = Config { ignore_case: true, ..chars.clone() };
+        assert_eq!(units(&folded, "Η ΟΔΟΣ"), units(&folded, "η οδος"));
         assert!(units(&chars, " \n").is_empty() && units(&words, "?!").is_empty());
     }
 

@@ -65,10 +65,15 @@ impl Index {
         })
     }
 
+    /// Whether `hash` itself is in the set.
+    pub fn contains(&self, hash: u64) -> bool {
+        let first = &self.parts[0];
+        first.places[first.key(hash)].contains(&hash)
+    }
+
     /// Adds a hash, if it is not there.
     pub fn insert(&mut self, hash: u64) {
-        let first = &self.parts[0];
-        if first.places[first.key(hash)].contains(&hash) {
+        if self.contains(hash) {
             return;
         }
         for part in &mut self.parts {

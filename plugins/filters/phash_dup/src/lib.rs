@@ -7,9 +7,10 @@
 //!
 //! The host computes the hashes (64 bits out of the picture's low frequencies), so a picture that was scaled, compressed
 //! again or slightly recoloured differs in few bits. The search is exact: it finds every hash within the distance, as a
-//! scan over all of them would (see `index`). A row without pictures is kept. Only kept rows are remembered. The state is
-//! the hashes in ascending order.
+//! scan over all of them would (see `index`). A row without pictures, or with one that cannot be decoded, is kept. Only kept
+//! rows are remembered. The state is the hashes in ascending order.
 
+use ovhost_sdk::picture::phashes;
 use ovhost_sdk::prelude::*;
 use ovhost_sdk::seen::{restore_ascending, save_ascending};
 
@@ -73,14 +74,12 @@ impl Plugin for PhashDup {
 
 impl Filter for PhashDup {
     fn row(&mut self, _ctx: &mut RowCtx, row: &Row<'_>) -> Verdict {
-        let (hashes, rest) = row.bytes("phash").unwrap_or_default().as_chunks::<8>();
-        if !rest.is_empty() {
-            let bytes = hashes.len() * 8 + rest.len();
-            return Verdict::Error(format!("column `phash` has {bytes} bytes; it must have 8 for each picture"));
-        }
-        if hashes.is_empty() {
-            return Verdict::Keep;
-        }
+        let hashes = match phashes(row) {
+            // No pictures, or one that cannot be decoded, which is like no other.
+            Ok(None | Some([])) => return Verdict::Keep,
+            Ok(Some(hashes)) => hashes,
+            Err(message) => return Verdict::Error(message),
+        };
         let hashes = hashes.iter().map(|&bytes| u64::from_be_bytes(bytes));
         let seen = match self.config.rule {
             Rule::All => hashes.clone().all(|hash| self.seen.has_near(hash)),
@@ -90,7 +89,10 @@ impl Filter for PhashDup {
             return Verdict::drop("near duplicate picture");
         }
         let most = self.config.max_pictures as usize;
-        if self.seen.len() + hashes.len() > most {
+        let mut fresh: Vec<u64> = hashes.filter(|&hash| !self.seen.contains(hash)).collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        if self.seen.len() + fresh.len() > most {
             return Verdict::Error(format!(
                 "{} pictures are remembered and max_pictures is {most}: raise it, and with it limits.memory_mib ({} a \
                  million pictures) and limits.output_mib (7)",
@@ -98,7 +100,7 @@ impl Filter for PhashDup {
                 self.seen.bytes_per_hash() * 3 / 2 + 20
             ));
         }
-        hashes.for_each(|hash| self.seen.insert(hash));
+        fresh.into_iter().for_each(|hash| self.seen.insert(hash));
         Verdict::Keep
     }
 }

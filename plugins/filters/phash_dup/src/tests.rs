@@ -58,6 +58,14 @@ fn a_full_memory_is_an_error_for_new_rows_only() {
 }
 
 #[test]
+fn pictures_that_are_known_or_come_twice_take_no_room() {
+    let mut plugin = testing::stateful_filter::<PhashDup>(json!({ "max_pictures": 3 })).unwrap();
+    let outcome = plugin.run(rows(&[vec![A], vec![A, B], vec![!A, !A, B], vec![!B, A]]));
+    assert_eq!(outcome.kept(), [true, true, true, false]);
+    assert!(outcome.errors()[0].1.starts_with("3 pictures are remembered"));
+}
+
+#[test]
 fn state_goes_on_at_any_distance() {
     let mut plugin = testing::stateful_filter::<PhashDup>(json!({})).unwrap();
     plugin.run(rows(&[vec![A], vec![B]]));

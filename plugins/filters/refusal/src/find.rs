@@ -164,7 +164,7 @@ impl Starts {
         self.first = text.len();
         let mut start = 0;
         for line in text.split_inclusive('\n').chain([""]) {
-            let place = line.find(|c| letter_or_digit(c));
+            let place = line.find(letter_or_digit);
             if let Some(at) = place {
                 self.first = self.first.min(start + at);
             }

@@ -20,6 +20,7 @@
 //! lists its samples in order of arrival. The sums behind d are whole numbers and part of the state, so the result depends
 //! on nothing but the stream.
 
+use ovhost_sdk::packer::{check_numbers, check_restored};
 use ovhost_sdk::prelude::*;
 
 mod candidates;
@@ -136,10 +137,9 @@ impl Packer for Balanced {
     type State = State;
 
     fn start(&mut self, limits: Limits) -> Result<(), String> {
-        let unless_zero = |value: u32| if value == 0 { usize::MAX } else { value as usize };
         self.capacity = limits.capacity;
-        self.max_items = unless_zero(limits.max_items_per_bin);
-        self.max_open = (self.config.window as usize).min(unless_zero(limits.max_open_items));
+        self.max_items = limits.most_items();
+        self.max_open = (self.config.window as usize).min(limits.most_open());
         (self.open, self.seen) = (Candidates::default(), Seen::default());
         Ok(())
     }
@@ -173,23 +173,8 @@ impl Packer for Balanced {
 
     fn restore(&mut self, state: State) -> Result<(), String> {
         let State { seen, open } = state;
-        if open.len() > self.max_open {
-            return Err(format!(
-                "{} samples are open in the saved state, the window holds {}",
-                open.len(),
-                self.max_open
-            ));
-        }
-        let numbers = open.iter().map(|&(number, _)| number).chain([seen.samples]);
-        if !numbers.is_sorted_by(|a, b| a < b) {
-            return Err("the saved samples are not in the order of their numbers: the state is damaged".into());
-        }
-        if let Some((_, item)) = open.iter().find(|(_, item)| item.length > self.capacity) {
-            let (length, capacity) = (item.length, self.capacity);
-            return Err(format!(
-                "a saved sample has {length} tokens, the capacity is {capacity}; resume with the same"
-            ));
-        }
+        check_restored(open.iter().map(|&(_, item)| item), self.capacity, self.max_open)?;
+        check_numbers(open.iter().map(|&(number, _)| number), seen.samples)?;
         (self.open, self.seen) = (Candidates::default(), seen);
         for (number, item) in open {
             self.insert(number, item);

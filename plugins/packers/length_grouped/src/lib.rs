@@ -19,12 +19,14 @@
 
 use std::collections::BTreeSet;
 
+use ovhost_sdk::packer::{check_numbers, check_restored};
 use ovhost_sdk::prelude::*;
 
 mod bucket;
 use bucket::Bucket;
 
-/// Most buckets: with the least `ratio` as many as the longest stream of lengths has use for.
+/// Most buckets: each that is added to makes the search for the fullest longer. `first` and `ratio` cannot make as many, even
+/// the least of both up to the largest capacity, so this bounds `edges`.
 const MAX_BUCKETS: usize = 4096;
 
 /// Configuration of `length_grouped`.
@@ -217,21 +219,10 @@ impl Packer for LengthGrouped {
     type State = State;
 
     fn start(&mut self, limits: Limits) -> Result<(), String> {
-        let edges = edges(&self.config, limits.capacity);
-        if edges.len() > MAX_BUCKETS {
-            return Err(format!(
-                "first = {}, ratio = {} and a capacity of {} make {} buckets; at most {MAX_BUCKETS}: raise ratio or first",
-                self.config.first,
-                self.config.ratio,
-                limits.capacity,
-                edges.len()
-            ));
-        }
-        let unless_zero = |value: u32| if value == 0 { usize::MAX } else { value as usize };
         self.capacity = limits.capacity;
-        self.max_items = unless_zero(limits.max_items_per_bin);
-        self.max_open = (self.config.window as usize).min(unless_zero(limits.max_open_items));
-        self.edges = edges;
+        self.max_items = limits.most_items();
+        self.max_open = (self.config.window as usize).min(limits.most_open());
+        self.edges = edges(&self.config, limits.capacity);
         self.clear();
         Ok(())
     }
@@ -277,23 +268,8 @@ impl Packer for LengthGrouped {
 
     fn restore(&mut self, state: State) -> Result<(), String> {
         let State { next, open } = state;
-        if open.len() > self.max_open {
-            return Err(format!(
-                "{} samples are open in the saved state, the window holds {}",
-                open.len(),
-                self.max_open
-            ));
-        }
-        let numbers = open.iter().map(|&(number, _)| number).chain([next]);
-        if !numbers.is_sorted_by(|a, b| a < b) {
-            return Err("the saved samples are not in the order of their numbers: the state is damaged".into());
-        }
-        if let Some((_, item)) = open.iter().find(|(_, item)| item.length > self.capacity) {
-            let (length, capacity) = (item.length, self.capacity);
-            return Err(format!(
-                "a saved sample has {length} tokens, the capacity is {capacity}; resume with the same"
-            ));
-        }
+        check_restored(open.iter().map(|&(_, item)| item), self.capacity, self.max_open)?;
+        check_numbers(open.iter().map(|&(number, _)| number), next)?;
         self.clear();
         for (number, item) in open {
             self.insert(number, item);

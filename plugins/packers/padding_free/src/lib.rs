@@ -24,11 +24,16 @@
 //! Equal lengths leave in order of arrival, and a bin lists its samples in order of arrival: the result depends on
 //! nothing but the stream. A checkpoint holds the open samples.
 
+use std::rc::Rc;
+
+use ovhost_sdk::packer::check_restored;
 use ovhost_sdk::prelude::*;
 
 mod bitmap;
+mod held;
 mod offline;
 mod window;
+use held::{Held, Saved};
 use window::Window;
 
 /// Lengths have a queue each, so the capacity bounds the memory; this is far above any context.
@@ -55,11 +60,14 @@ pub struct Config {
     /// order.
     #[schemars(range(min = 1))]
     pub window: u32,
+    /// Most samples of a stream in mode "offline", 40 bytes of memory each; one more ends the run.
+    #[schemars(range(min = 1))]
+    pub max_samples: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mode: Packs::Window, window: 4096 }
+        Self { mode: Packs::Window, window: 4096, max_samples: 5_000_000 }
     }
 }
 
@@ -68,11 +76,11 @@ pub struct PaddingFree {
     config: Config,
     capacity: u32,
     max_items: usize,
-    /// Most samples that are held back: by the configuration, or less where the host allows less.
+    /// Most samples that are held back: by the configuration, or in mode "window" less where the host allows less.
     max_open: usize,
     window: Window,
     /// What mode "offline" has collected.
-    all: Vec<Item>,
+    all: Rc<Held>,
     /// The bin that is being made, as the window gives it.
     bin: Vec<u64>,
 }
@@ -86,8 +94,9 @@ impl Plugin for PaddingFree {
     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
         let mut findings = Findings::new();
         findings.require(config.window > 0, "/window", || "must be at least 1".into());
+        findings.require(config.max_samples > 0, "/max_samples", || "must be at least 1".into());
         findings.finish()?;
-        let (window, all, bin) = (Window::new(0), Vec::new(), Vec::new());
+        let (window, all, bin) = (Window::new(0), Rc::default(), Vec::new());
         Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, bin })
     }
 }
@@ -101,38 +110,30 @@ impl PaddingFree {
         self.bin.sort_unstable();
         out.bin(self.bin.iter().map(|&taken| self.window.id(taken)));
     }
-
-    fn hold(&mut self, id: u64, length: u32) {
-        match self.config.mode {
-            Packs::Window => self.window.insert(id, length),
-            Packs::Offline => self.all.push(Item { id, length, patches: 0 }),
-        }
-    }
 }
 
 impl Packer for PaddingFree {
-    type State = Vec<Item>;
+    type State = Saved;
 
     fn start(&mut self, limits: Limits) -> Result<(), String> {
-        let Limits { capacity, max_items_per_bin, max_open_items } = limits;
+        let Limits { capacity, max_open_items, .. } = limits;
         if capacity > MAX_CAPACITY {
             return Err(format!("a capacity of {capacity} tokens is above the most that it can do, {MAX_CAPACITY}"));
         }
-        let unless_zero = |value: u32| if value == 0 { usize::MAX } else { value as usize };
         self.max_open = match self.config.mode {
-            Packs::Window => (self.config.window as usize).min(unless_zero(max_open_items)),
+            Packs::Window => (self.config.window as usize).min(limits.most_open()),
             Packs::Offline if max_open_items > 0 => {
                 return Err(format!(
                     "mode \"offline\" holds every sample back until the end, and the limit is {max_open_items} open samples; \
                      set that limit to 0 (none), or mode to \"window\""
                 ));
             }
-            Packs::Offline => usize::MAX,
+            Packs::Offline => self.config.max_samples as usize,
         };
         self.capacity = capacity;
-        self.max_items = unless_zero(max_items_per_bin);
+        self.max_items = limits.most_items();
         self.window = Window::new(capacity);
-        self.all.clear();
+        self.all = Rc::default();
         Ok(())
     }
 
@@ -143,7 +144,15 @@ impl Packer for PaddingFree {
                 continue;
             }
             if self.config.mode == Packs::Offline {
-                self.all.push(*item);
+                if self.all.len() == self.max_open {
+                    return out.fail(format!(
+                        "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
+                         limits.memory_mib (40 a million samples) and limits.output_mib (12); or set mode to \"window\"",
+                        self.max_open
+                    ));
+                }
+                // Nobody else has it: what a checkpoint shared is gone when its bytes are written.
+                Rc::make_mut(&mut self.all).push(item.id, item.length);
                 continue;
             }
             self.window.insert(item.id, item.length);
@@ -158,34 +167,27 @@ impl Packer for PaddingFree {
     fn flush(&mut self, out: &mut Packing) {
         if self.config.mode == Packs::Offline {
             let all = std::mem::take(&mut self.all);
-            return offline::pack(&all, self.capacity, self.max_items, out);
+            return offline::pack(Rc::unwrap_or_clone(all), self.capacity, self.max_items, out);
         }
         while let Some(longest) = self.window.longest() {
             self.close_bin(longest, out);
         }
     }
 
-    fn state(&self) -> Vec<Item> {
-        self.window.items().chain(self.all.iter().copied()).collect()
+    fn state(&self) -> Saved {
+        Saved(match self.config.mode {
+            Packs::Window => Rc::new(self.window.items().collect()),
+            Packs::Offline => Rc::clone(&self.all),
+        })
     }
 
-    fn restore(&mut self, state: Vec<Item>) -> Result<(), String> {
-        if state.len() > self.max_open {
-            return Err(format!(
-                "{} samples are open in the saved state, the window holds {}",
-                state.len(),
-                self.max_open
-            ));
+    fn restore(&mut self, Saved(state): Saved) -> Result<(), String> {
+        check_restored(state.items(), self.capacity, self.max_open)?;
+        (self.window, self.all) = (Window::new(self.capacity), Rc::default());
+        match self.config.mode {
+            Packs::Window => state.items().for_each(|item| self.window.insert(item.id, item.length)),
+            Packs::Offline => self.all = state,
         }
-        if let Some(item) = state.iter().find(|item| item.length > self.capacity) {
-            let (length, capacity) = (item.length, self.capacity);
-            return Err(format!(
-                "a saved sample has {length} tokens, the capacity is {capacity}; resume with the same"
-            ));
-        }
-        self.window = Window::new(self.capacity);
-        self.all.clear();
-        state.iter().for_each(|item| self.hold(item.id, item.length));
         Ok(())
     }
 }

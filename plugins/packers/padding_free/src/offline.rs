@@ -10,6 +10,7 @@
 use ovhost_sdk::prelude::*;
 
 use crate::bitmap::Bitmap;
+use crate::held::Held;
 
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
@@ -67,25 +68,31 @@ impl Rooms {
     }
 }
 
-/// Packs `items`, of which none is longer than `capacity`, into bins of at most `max_items`. Bins come in the order of
-/// their earliest samples, and each lists its samples in order of arrival.
-pub fn pack(items: &[Item], capacity: u32, max_items: usize, out: &mut Packing) {
+/// Packs `held`, of which none is longer than `capacity`, into bins of at most `max_items`. Bins come in the order of their
+/// earliest samples, and each lists its samples in order of arrival.
+///
+/// Takes 28 bytes a sample at most, those of `held` and `out` among them, 20 a bin and 12 a token of the capacity.
+pub fn pack(mut held: Held, capacity: u32, max_items: usize, out: &mut Packing) {
     // Indices of the samples by decreasing length: a counting sort over the histogram.
     let mut starts = vec![0_u32; capacity as usize + 2];
-    for item in items {
-        starts[(capacity - item.length) as usize + 1] += 1;
+    let mut tokens = 0_u64;
+    for length in held.lengths() {
+        starts[(capacity - length) as usize + 1] += 1;
+        tokens += u64::from(length);
     }
     for place in 1..starts.len() {
         starts[place] += starts[place - 1];
     }
-    let mut order = vec![Placed { index: 0, before: NONE }; items.len()];
-    for (index, item) in items.iter().enumerate() {
-        let start = &mut starts[(capacity - item.length) as usize];
-        order[*start as usize].index = index as u32;
+    let mut order = vec![Placed { index: 0, before: NONE }; held.len()];
+    for (index, length) in (0..).zip(held.lengths()) {
+        let start = &mut starts[(capacity - length) as usize];
+        order[*start as usize].index = index;
         *start += 1;
     }
+    held.forget_lengths();
 
-    let mut bins: Vec<Bin> = Vec::new();
+    // As many as there must be; the few more come by eighths rather than by doubling.
+    let mut bins: Vec<Bin> = Vec::with_capacity((tokens / u64::from(capacity.max(1))) as usize + 1);
     let mut rooms = Rooms { queues: vec![(NONE, NONE); capacity as usize + 1], rooms: Bitmap::new(capacity) };
     // Samples are known by their place in `order` from here on, so that memory is walked in order. Each entry of `starts`
     // has become the end of its length's places.
@@ -94,6 +101,9 @@ pub fn pack(items: &[Item], capacity: u32, max_items: usize, out: &mut Packing) 
         while place < end {
             let index = order[place as usize].index;
             let (bin, room) = rooms.take(&bins, length).unwrap_or_else(|| {
+                if bins.len() == bins.capacity() {
+                    bins.reserve_exact(bins.len() / 8 + 16);
+                }
                 bins.push(Bin { items: 0, last: NONE, next: NONE, earliest: index });
                 (bins.len() as u32 - 1, capacity)
             });
@@ -109,7 +119,9 @@ pub fn pack(items: &[Item], capacity: u32, max_items: usize, out: &mut Packing) 
         }
     }
 
+    drop(rooms);
     bins.sort_unstable_by_key(|bin| bin.earliest);
+    out.reserve(held.len(), bins.len());
     let mut samples: Vec<u32> = Vec::new();
     for bin in &bins {
         samples.clear();
@@ -120,6 +132,6 @@ pub fn pack(items: &[Item], capacity: u32, max_items: usize, out: &mut Packing) 
             at = before;
         }
         samples.sort_unstable();
-        out.bin(samples.iter().map(|&index| items[index as usize].id));
+        out.bin(samples.iter().map(|&index| held.id(index)));
     }
 }

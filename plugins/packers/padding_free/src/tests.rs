@@ -165,6 +165,26 @@ fn offline_wants_no_bound_on_open_samples() {
 }
 
 #[test]
+fn offline_refuses_one_sample_too_many_when_it_comes() {
+    let config = Config { mode: Packs::Offline, max_samples: 3, ..Config::default() };
+    let mut packer = PaddingFree::new(config, &Assets::default()).unwrap();
+    packer.start(limits(10, 0, 0)).unwrap();
+    let item = |id, length| Item { id, length, patches: 0 };
+    let mut out = Packing::default();
+    packer.push(&[item(0, 3), item(1, 11), item(2, 7), item(3, 1)], &mut out);
+    assert_eq!((out.failure(), out.dropped()), (None, &[1][..]));
+    packer.push(&[item(4, 1)], &mut out);
+    let message = out.failure().unwrap();
+    assert!(message.contains("holds 3 samples") && message.contains("max_samples") && message.contains("memory_mib"));
+    // A saved state may hold no more either.
+    let saved = packer.state();
+    let config = Config { mode: Packs::Offline, max_samples: 2, ..Config::default() };
+    let mut small = PaddingFree::new(config, &Assets::default()).unwrap();
+    small.start(limits(10, 0, 0)).unwrap();
+    assert!(small.restore(saved).unwrap_err().contains("3 samples"));
+}
+
+#[test]
 fn the_cut_into_batches_does_not_matter() {
     let lengths = published_lengths(5000);
     for config in [json!({ "window": 300 }), json!({ "mode": "offline" })] {
@@ -216,15 +236,21 @@ fn a_state_that_does_not_fit_is_refused() {
 
 #[test]
 fn the_cost_of_a_sample_does_not_grow_with_the_window() {
-    // A loose bound: it catches a search over the window, not a slow machine.
-    let lengths = published_lengths(400_000);
+    // The same samples with a window 64 times as large, as a ratio of two times on this machine: a search over the window
+    // would make it near 64, memory that no longer fits the cache makes it 2 or 3. The best of several turns counts.
+    let lengths = published_lengths(150_000);
     let items: Vec<Item> = lengths.iter().zip(0..).map(|(&length, id)| Item { id, length, patches: 0 }).collect();
-    for window in [1024, 65_536] {
-        let config = json!({ "window": window });
-        let start = std::time::Instant::now();
-        let packing = testing::pack_natively::<PaddingFree>(config, limits(8192, 0, 0), &items, 256);
-        let rate = items.len() as f64 / start.elapsed().as_secs_f64();
-        println!("window {window}: {} bins, {:.1} M samples/s", packing.bins().count(), rate / 1e6);
-        assert!(rate > 200_000.0, "window {window}: {rate:.0} samples/s");
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..5 {
+        for (best, window) in best.iter_mut().zip([1024, 65_536]) {
+            let start = std::time::Instant::now();
+            let packing =
+                testing::pack_natively::<PaddingFree>(json!({ "window": window }), limits(8192, 0, 0), &items, 256);
+            *best = best.min(start.elapsed().as_secs_f64());
+            assert!(packing.bins().count() > 10_000);
+        }
     }
+    let ratio = best[1] / best[0];
+    println!("{best:?} s, ratio {ratio:.2}");
+    assert!(ratio < 20.0, "{ratio:.1} times the time, with a window 64 times as large");
 }

@@ -38,8 +38,8 @@ pub struct Args {
     /// Folder of the result
     #[arg(long)]
     out: PathBuf,
-    /// File with [[filter]] tables, written as the [[plugins.filter]] tables of a recipe; its paths start in its folder. The
-    /// keys trust and trusted_keys at its top are those of a recipe's [plugins]
+    /// File with `[[filter]]` tables, written as the `[[plugins.filter]]` tables of a recipe; its paths start in its folder.
+    /// The keys trust and trusted_keys at its top are those of a recipe's `[plugins]`
     #[arg(long)]
     filters: Option<PathBuf>,
     /// Filters after those of --filters, with their default configuration

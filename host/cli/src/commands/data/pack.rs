@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{
-    ChatTokenizer, ImageProcessor, packed::Layout, pipeline::PluginStages, rejects::{RECIPE_WORDS, RejectBudget}, shards::expand,
+    ChatTokenizer, ImageProcessor,
+    packed::Layout,
+    pipeline::PluginStages,
+    rejects::{RECIPE_WORDS, RejectBudget},
+    shards::expand,
 };
 use ovhost_plugin::{Kind, PackLimits};
 use ovhost_prep::{PackSettings, Packed, Part, Phase, PrepError, Progress, RunOptions, pack, plugin_record};
@@ -108,7 +112,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         out: args.out.clone(),
         workers,
         part: args.shard,
-        budget: RejectBudget { max_rate: recipe.data.max_reject_rate, max_count: recipe.data.max_rejects, words: RECIPE_WORDS },
+        budget: RejectBudget {
+            max_rate: recipe.data.max_reject_rate,
+            max_count: recipe.data.max_rejects,
+            words: RECIPE_WORDS,
+        },
         stop: &stop,
         progress: &|p| match p {
             Progress::Samples(n) => bar.inc(n),

@@ -206,6 +206,8 @@ value_from!(
 pub(crate) struct Growing {
     name: &'static str,
     data: ColumnData,
+    rows: usize,
+    /// Empty until a row has no value.
     valid: Vec<u8>,
 }
 
@@ -220,12 +222,16 @@ impl Growing {
             WriteType::Utf8 => ColumnData::Utf8(RaggedU8 { offsets: vec![0], data: Vec::new() }),
             WriteType::U32List => ColumnData::U32Lists(RaggedU32 { offsets: vec![0], data: Vec::new() }),
         };
-        Self { name: write.name, data, valid: Vec::with_capacity(rows) }
+        Self { name: write.name, data, rows: 0, valid: Vec::new() }
     }
 
     /// Appends one row's value. `Err` says what type was given for what type of column.
     pub(crate) fn push(&mut self, value: Option<Value>) -> Result<(), String> {
-        self.valid.push(u8::from(value.is_some()));
+        if value.is_none() || !self.valid.is_empty() {
+            self.valid.resize(self.rows, 1);
+            self.valid.push(u8::from(value.is_some()));
+        }
+        self.rows += 1;
         match (&mut self.data, value) {
             (ColumnData::U8s(out), None) => out.push(0),
             (ColumnData::U8s(out), Some(Value::U8(v))) => out.push(v),
@@ -261,7 +267,7 @@ impl Growing {
     }
 
     pub(crate) fn finish(self) -> Column {
-        let valid = self.valid.contains(&0).then_some(self.valid);
+        let valid = (!self.valid.is_empty()).then_some(self.valid);
         Column { name: self.name.into(), data: self.data, valid }
     }
 }

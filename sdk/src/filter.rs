@@ -62,7 +62,8 @@ pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) 
     let mut columns: Vec<Growing> = F::WRITES.iter().map(|write| Growing::new(write, count)).collect();
     let mut reasons = Reasons::default();
     let mut keep = Vec::with_capacity(count);
-    let mut reason = Vec::with_capacity(count);
+    // Empty until a row is dropped; then one for each row.
+    let mut reason: Vec<u16> = Vec::new();
     let mut errors = Vec::new();
     let internal = |e: String| error(ErrorKind::Internal, format!("{}: {e}", F::NAME));
     let mut ctx = RowCtx::new(call, 0, F::WRITES);
@@ -75,8 +76,11 @@ pub(crate) fn process<F: Filter>(filter: &mut F, call: &CallCtx, batch: &Batch) 
                 (0, 0)
             }
         };
+        if kept == 0 || !reason.is_empty() {
+            reason.resize(keep.len(), 0);
+            reason.push(why);
+        }
         keep.push(kept);
-        reason.push(why);
         ctx.finish(&mut columns).map_err(internal)?;
     }
     if let Some(fault) = rows.fault() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Counters {
     /// Samples taken from the shards.
     pub read: u64,
-    /// Dropped by filters, by reason.
+    /// Dropped by filters, by reason; past 1,000 different ones, "other reasons".
     pub filtered: BTreeMap<String, u64>,
     /// Rejected, by stage.
     pub rejected: BTreeMap<String, u64>,
@@ -26,6 +26,19 @@ pub struct Counters {
     pub images: u64,
 }
 
+/// Different reasons that are counted: they are part of every checkpoint, and filters make them up.
+const REASONS: usize = 1_000;
+
+fn count(counts: &mut BTreeMap<String, u64>, reason: &str, n: u64) {
+    match counts.get_mut(reason) {
+        Some(count) => *count += n,
+        None => {
+            let reason = if counts.len() < REASONS { reason } else { "other reasons" };
+            *counts.entry(reason.to_owned()).or_default() += n;
+        }
+    }
+}
+
 impl Counters {
     /// Adds another's counts to this one's.
     pub fn add(&mut self, other: &Counters) {
@@ -37,9 +50,14 @@ impl Counters {
         self.images += other.images;
         for (mine, theirs) in [(&mut self.filtered, &other.filtered), (&mut self.rejected, &other.rejected)] {
             for (key, n) in theirs {
-                *mine.entry(key.clone()).or_default() += n;
+                count(mine, key, *n);
             }
         }
+    }
+
+    /// Counts a sample that a filter dropped.
+    pub fn filter(&mut self, reason: &str) {
+        count(&mut self.filtered, reason, 1);
     }
 
     /// Samples dropped by filters.
@@ -134,6 +152,21 @@ mod tests {
 
     fn counters(read: u64, rejected: u64) -> Counters {
         Counters { read, rejected: [("read".to_string(), rejected)].into(), ..Default::default() }
+    }
+
+    #[test]
+    fn reasons_that_never_end_are_counted_as_one() {
+        let mut counters = Counters::default();
+        for i in 0..5_000 {
+            counters.filter(&format!("reason {i}"));
+            counters.filter("reason 7");
+        }
+        assert_eq!((counters.filtered.len(), counters.filtered["other reasons"]), (1_001, 4_000));
+        let mut sum = Counters::default();
+        sum.add(&counters);
+        sum.add(&counters);
+        assert!(sum.filtered.len() <= 1_001);
+        assert_eq!((sum.filtered_total(), counters.filtered_total()), (20_000, 10_000));
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/plugins").join(name).canonicalize().unwrap()
 }
 
-/// Builds an example into another folder (a test leaves a checkout as it is) and runs its golden cases.
+/// Builds an example into another folder, so that a checkout keeps no component of it, and runs its golden cases.
 fn build_and_test(name: &str, more: &[&str]) {
     let (program, out) = (Program::new(), tempfile::tempdir().unwrap());
     let project = Project::open(&example(name)).unwrap();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::bindings::exports::ovhost::plugin::lifecycle as wit;
-use crate::error::plain;
+use crate::error::{plain, turns};
 use crate::scan::Kind;
 
 /// What a component holds.
@@ -136,7 +136,7 @@ fn text(what: &str, value: &str, max: usize) -> Result<(), String> {
     if value.len() > max {
         return Err(format!("{what} has {} bytes, at most {max} are allowed", value.len()));
     }
-    match value.chars().find(|c| c.is_control()) {
+    match value.chars().find(|c| c.is_control() || turns(*c)) {
         None => Ok(()),
         Some(c) => Err(format!("{what} contains the control character {c:?}")),
     }

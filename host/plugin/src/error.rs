@@ -456,9 +456,14 @@ pub(crate) fn plain(text: &str, max: usize) -> String {
         match c {
             '\n' => out.push_str("\n    "),
             '\t' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
+            c if c.is_control() || turns(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
     }
     out
+}
+
+/// Whether a character changes the direction of the text around it, which can make a line read as another.
+pub(crate) fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

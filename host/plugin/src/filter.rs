@@ -14,7 +14,7 @@ use crate::bindings::exports::ovhost::plugin::{filter as wit, filter_state as st
 use crate::bindings::ovhost::plugin::types;
 use crate::bundle::{Journal, Occasion, keep_pieces};
 use crate::contain::{OnTrap, Piece, contain};
-use crate::error::{PluginError, plain};
+use crate::error::{PluginError, plain, turns};
 use crate::instance::{CallError, Core, Counters, Guest, added, row_errors, select};
 use crate::load::{KindIndices, Loaded, Plugin};
 use crate::log::StoreData;
@@ -242,12 +242,7 @@ impl FilterInstance {
         counters.row_errors += errors;
         counters.rows_dropped += rows - kept - errors;
         for reason in decisions.reason.iter().flatten() {
-            match counters.dropped_by.get_mut(reason) {
-                Some(n) => *n += 1,
-                None => {
-                    counters.dropped_by.insert(reason.clone(), 1);
-                }
-            }
+            counters.drop_for(reason, 1);
         }
     }
 }
@@ -283,7 +278,7 @@ fn check(plugin: &Plugin, rows: u32, raw: wit::Decisions) -> Result<Decisions, S
             reason.len()
         ));
     }
-    if let Some(reason) = raw.reasons.iter().find(|r| r.chars().any(char::is_control)) {
+    if let Some(reason) = raw.reasons.iter().find(|r| r.chars().any(|c| c.is_control() || turns(c))) {
         return Err(format!("reason \"{}\" has control characters", plain(reason, REASON_BYTES)));
     }
     if !raw.reason.is_empty() && raw.reason.len() != n {

@@ -38,7 +38,7 @@ pub struct Counters {
     pub rows_kept: u64,
     /// Rows dropped (filters), samples given up (packers).
     pub rows_dropped: u64,
-    /// Dropped rows by the plugin's reason.
+    /// Dropped rows by the plugin's reason; past 1,000 different ones, "other reasons".
     pub dropped_by: BTreeMap<String, u64>,
     /// Rows that the plugin answered with an error, or that made it fail.
     pub row_errors: u64,
@@ -64,7 +64,21 @@ pub struct Counters {
     pub peak_memory: u64,
 }
 
+/// Different reasons that are counted: a plugin that makes up a new one for every row must not fill the host's memory.
+const REASONS: usize = 1_000;
+const OTHER_REASONS: &str = "other reasons";
+
 impl Counters {
+    /// Counts `n` rows that were dropped for a reason.
+    pub(crate) fn drop_for(&mut self, reason: &str, n: u64) {
+        if let Some(count) = self.dropped_by.get_mut(reason) {
+            *count += n;
+            return;
+        }
+        let reason = if self.dropped_by.len() < REASONS { reason } else { OTHER_REASONS };
+        *self.dropped_by.entry(reason.to_owned()).or_default() += n;
+    }
+
     /// Adds another instance's.
     pub fn add(&mut self, other: &Counters) {
         self.calls += other.calls;
@@ -72,7 +86,7 @@ impl Counters {
         self.rows_kept += other.rows_kept;
         self.rows_dropped += other.rows_dropped;
         for (reason, n) in &other.dropped_by {
-            *self.dropped_by.entry(reason.clone()).or_default() += n;
+            self.drop_for(reason, *n);
         }
         self.row_errors += other.row_errors;
         self.traps += other.traps;

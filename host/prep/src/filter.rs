@@ -385,7 +385,7 @@ fn split_states(mut bytes: &[u8]) -> Result<Vec<&[u8]>, PrepError> {
 fn count_drop(counts: &mut Counters, dropped: Dropped) -> Reject {
     match dropped {
         Dropped::Filtered(reject) => {
-            *counts.filtered.entry(reject.reason.clone()).or_default() += 1;
+            counts.filter(&reject.reason);
             reject
         }
         Dropped::Reject(reject) => {

@@ -177,7 +177,7 @@ impl Step for Lengths<'_> {
                 let numbers = match outcome {
                     Outcome::Sample(sample) => [sample.input_ids.len() as u32, sample.patches],
                     Outcome::Filtered(reject) => {
-                        *made.counts.filtered.entry(reject.reason.clone()).or_default() += 1;
+                        made.counts.filter(&reject.reason);
                         made.rejects.push(reject);
                         [0, 0]
                     }

@@ -147,7 +147,7 @@ impl PackThread {
             match outcome {
                 Outcome::Sample(sample) => samples.push(*sample),
                 Outcome::Filtered(reject) => {
-                    *self.counters.filtered.entry(reject.reason.clone()).or_default() += 1;
+                    self.counters.filter(&reject.reason);
                     self.rejects.push(reject);
                 }
                 Outcome::Reject(reject) => self.reject(reject),

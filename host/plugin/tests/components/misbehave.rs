@@ -133,6 +133,25 @@ fn words_of_a_plugin_cannot_paint_over_the_terminal() {
 }
 
 #[test]
+fn reasons_that_never_end_do_not_fill_the_hosts_memory() {
+    let mut filter = load(guest("misbehave"), "new_reasons").filter().unwrap();
+    let rows = vec!["a"; 200];
+    for _ in 0..20 {
+        filter.process(&ctx(), &texts(&rows)).unwrap();
+    }
+    let counters = filter.counters().clone();
+    assert_eq!((counters.rows_dropped, counters.dropped_by.values().sum::<u64>()), (4_000, 4_000));
+    assert_eq!((counters.dropped_by.len(), counters.dropped_by["other reasons"]), (1_001, 3_000));
+    let plugin = filter.plugin().clone();
+    drop(filter);
+    let mut again = plugin.filter().unwrap();
+    again.process(&ctx(), &texts(&rows)).unwrap();
+    drop(again);
+    assert!(plugin.counters().dropped_by.len() <= 1_001, "nor does the sum over instances");
+    assert_eq!(plugin.counters().dropped_by.values().sum::<u64>(), 4_200);
+}
+
+#[test]
 fn an_error_line_of_an_earlier_call_does_not_explain_a_trap() {
     let mut filter = load(guest("misbehave"), "log_lies").filter().unwrap();
     filter.process(&ctx(), &texts(&["a"])).unwrap();

@@ -16,6 +16,7 @@
 //! | `short_reason` | one index too few |
 //! | `many_reasons` | 1,000 reasons |
 //! | `long_reason` | a reason of 1 MiB |
+//! | `new_reasons` | 200 reasons that were never heard before |
 //! | `escaped_reason` | a reason with a terminal's escape codes |
 //! | `huge_output` | adds a column of 96 MiB |
 //! | `undeclared_column` | adds a column that is not in `writes` |
@@ -69,6 +70,7 @@ const ABOUT: About = About {
         "short_reason",
         "many_reasons",
         "long_reason",
+        "new_reasons",
         "escaped_reason",
         "huge_output",
         "undeclared_column",
@@ -196,6 +198,10 @@ impl filter::Guest for Misbehave {
             }
             ("many_reasons", _) => because(&mut out, (0..1000).map(|i| format!("reason {i}")).collect()),
             ("long_reason", _) => because(&mut out, vec!["r".repeat(1 << 20)]),
+            ("new_reasons", _) => {
+                because(&mut out, (0..200).map(|i| format!("reason {call}.{i}")).collect());
+                out.reason.iter_mut().enumerate().for_each(|(row, reason)| *reason = row as u16 % 200);
+            }
             ("escaped_reason", _) => because(&mut out, vec!["too \u{1b}[31mred".into()]),
             ("huge_output", _) => {
                 // Fresh zeroed memory costs the guest neither fuel nor its memory limit; copying it out is the cost.

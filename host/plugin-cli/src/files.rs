@@ -21,8 +21,12 @@ impl Whole {
         // As for any new file: what the user's umask leaves. (Temporary files are else private.)
         let rights = Permissions::from_mode(0o666);
         let temp = tempfile::Builder::new().prefix(".new-").permissions(rights).tempfile_in(folder);
-        let temp =
-            temp.with_context(|| format!("writing {}: its folder must exist and be writable", path.display()))?;
+        let place = || format!("writing {}: its folder must exist and be writable", path.display());
+        let temp = temp.with_context(place)?;
+        // A file that is replaced keeps its rights: a private recipe stays private.
+        if let Ok(old) = std::fs::metadata(path).map(|m| m.permissions()) {
+            temp.as_file().set_permissions(old).with_context(place)?;
+        }
         Ok(Whole { path: path.to_owned(), out: BufWriter::with_capacity(1 << 18, temp) })
     }
 
@@ -65,6 +69,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let mut dropped = Whole::create(&path).unwrap();
         dropped.line(&3).unwrap();
         drop(dropped);
@@ -73,6 +78,7 @@ mod tests {
         file.line(&serde_json::json!({"a": 1})).unwrap();
         file.finish().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "as private as it was");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
         let error = format!("{:#}", write(&folder.path().join("no/where"), b"").unwrap_err());
         assert!(error.contains("no/where: its folder must exist"), "{error}");

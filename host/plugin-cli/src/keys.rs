@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -127,21 +126,35 @@ fn without_checksum(text: &str) -> Option<Vec<u8>> {
 
 /// A file that only its owner reads, from its first byte on, whole or not there.
 fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A name that nobody could foresee, made new, readable by its owner alone.
     let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
     };
     write().with_context(|| format!("writing {}: its folder must exist and be writable", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
+
+    #[test]
+    fn a_secret_is_its_owners_alone_whatever_lay_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, trap) = (dir.path().join("k.key"), dir.path().join("elsewhere"));
+        fs::write(&trap, "old").unwrap();
+        symlink(&trap, dir.path().join("k.key.new")).unwrap();
+        write_secret(&path, b"secret").unwrap();
+        assert_eq!(fs::read_to_string(&trap).unwrap(), "old");
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((meta.is_file(), meta.permissions().mode() & 0o777), (true, 0o600));
+    }
 
     // Made with `minisign -G -W` 0.11; signs nothing but these tests.
     const SECRET: &str = "untrusted comment: minisign encrypted secret key\n\

@@ -54,7 +54,8 @@ impl Cache {
             return Cache { root: None, max };
         };
         match private_folder(&root) {
-            Ok(()) => Cache { root: Some(root), max },
+            // By its real name: a link that is turned elsewhere later leads nowhere.
+            Ok(()) => Cache { root: Some(fs::canonicalize(&root).unwrap_or(root)), max },
             Err(why) => {
                 tracing::warn!(
                     "plugin cache {} is not used, plugins are compiled at every start: {why}",
@@ -184,6 +185,15 @@ fn private_folder(path: &Path) -> Result<(), String> {
     }
     if meta.mode() & 0o022 != 0 {
         return Err(format!("others may write to it (mode {:o}); chmod 700 it", meta.mode() & 0o7777));
+    }
+    // Whoever may rename a folder above could put another one in its place.
+    let real = fs::canonicalize(path).map_err(|e| e.to_string())?;
+    for above in real.ancestors().skip(1) {
+        let meta = fs::metadata(above).map_err(|e| e.to_string())?;
+        let sticky = meta.mode() & 0o1000 != 0;
+        if (meta.uid() != me && meta.uid() != 0) || (meta.mode() & 0o002 != 0 && !sticky) {
+            return Err(format!("others may replace it: {} is theirs or open to all", above.display()));
+        }
     }
     Ok(())
 }

@@ -224,8 +224,15 @@ impl OciStore {
     pub fn find(&self, reference: &OciReference, pin: Option<&str>) -> Result<Stored, OciError> {
         if let (Some(pin), None) = (pin, &reference.digest) {
             let sha256 = pin.strip_prefix("sha256:").unwrap_or(pin).to_lowercase();
-            let path = self.blob(&sha256);
-            if sha256.len() == 64 && path.is_file() {
+            if is_digest(&format!("sha256:{sha256}"))
+                && let path = self.blob(&sha256)
+                && let Ok(bytes) = std::fs::read(&path)
+            {
+                let found = hex(&Sha256::digest(&bytes));
+                if found != sha256 {
+                    let why = format!("its hash is {found}");
+                    return Err(OciError::Damaged { reference: reference.to_string(), path, why });
+                }
                 return Ok(Stored { path, sha256 });
             }
         }

@@ -145,7 +145,8 @@ impl TrustPolicy {
     ) -> Result<(), TrustError> {
         let (plugin, asset, path) = (plugin.to_owned(), asset.to_owned(), path.to_owned());
         match pin.map(|p| p.strip_prefix("sha256:").unwrap_or(p)) {
-            None if self.level == Trust::Pinned => {
+            // A signature is of the component alone, and an asset decides as much.
+            None if self.level != Trust::Sandbox => {
                 Err(TrustError::AssetNotPinned { plugin, asset, path, sha256: sha256.to_owned() })
             }
             Some(pin) if !pin.eq_ignore_ascii_case(sha256) => {
@@ -264,7 +265,7 @@ pub enum TrustError {
     },
     /// An asset without a pin.
     #[error(
-        "asset {asset} of plugin {plugin} ({}) has no sha256 and the recipe says trust = \"pinned\". The file's sha256 is\n  \
+        "asset {asset} of plugin {plugin} ({}) has no sha256, which trust = \"pinned\" and \"signed\" ask for. The file's sha256 is\n  \
          {sha256}\nLook at it, then accept it: `ovhost plugin lock RECIPE` writes the hashes of plugins and assets",
         .path.display()
     )]

@@ -4,7 +4,8 @@
 //!  $OVHOST_REGISTRY_AUTH (HOST=USER:PASSWORD) ─┐
 //!  docker's or podman's auth file, its helpers ┴─► Credentials ─► Basic, or a bearer token from the realm in the challenge
 //! ```
-//! Credentials are looked up by host and are never sent to another one; a token server over plain HTTP gets none.
+//! Credentials are looked up by the registry's host. They go to that host and to the token server that it names, as docker sends
+//! them; to one elsewhere only over HTTPS.
 
 use std::fmt;
 use std::io::Write as _;

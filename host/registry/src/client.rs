@@ -255,8 +255,10 @@ impl Client {
         scope: Option<String>,
     ) -> Result<Option<String>, RegistryError> {
         let refused = |why: &str| RegistryError::Transport { url: realm.to_owned(), why: why.to_owned() };
-        if self.base.starts_with("https:") && !realm.starts_with("https:") {
-            return Err(refused("the registry's token server is not on HTTPS; no credentials are sent to it"));
+        if !realm.starts_with("https:") && origin(realm) != origin(&self.base) {
+            return Err(refused(
+                "the registry's token server is elsewhere and not on HTTPS; no credentials are sent to it",
+            ));
         }
         let scope = scope.unwrap_or_else(|| {
             let rights = if action == "push" { "pull,push" } else { "pull" };

@@ -10,12 +10,12 @@ mod output;
 mod stages;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_plugin::{Kind, Mode, OnTrap};
 
@@ -136,6 +136,13 @@ impl Args {
             kind != Kind::Prompt || (self.save_state.is_none() && self.load_state.is_none()),
             "--save-state and --load-state are for filters, packers and metrics; a prompt has no state to save"
         );
+        let files = [("--out", &self.out), ("--rejects", &self.rejects), ("--save-state", &self.save_state)];
+        let files: Vec<_> = files.iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))).collect();
+        for (i, (flag, path)) in files.iter().enumerate() {
+            if let Some((other, _)) = files[..i].iter().find(|(_, p)| same_place(p, path)) {
+                bail!("{other} and {flag} are one file, {}; give each its own", path.display());
+            }
+        }
         Ok(())
     }
 
@@ -152,6 +159,18 @@ impl Args {
             For::Generate => Mode::Generate,
         }
     }
+}
+
+/// Whether two files that need not exist yet are one.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let whole = std::fs::canonicalize(path);
+        whole.unwrap_or_else(|_| {
+            std::fs::canonicalize(folder).unwrap_or_default().join(path.file_name().unwrap_or_default())
+        })
+    };
+    a == b || real(a) == real(b)
 }
 
 /// Runs the command. The code is 130 after an interrupt.
@@ -179,7 +198,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let bar = progress(&reader, args.format);
     let (mut count, mut index) = (0_u64, 0_u64);
     loop {
-        let first_row = args.first_row + count;
+        let first_row = args.first_row.checked_add(count).context("--first-row is so large that row numbers end")?;
         let left = args.limit.map_or(u64::MAX, |limit| limit.saturating_sub(count));
         let rows = reader.batch(usize::try_from(left.min(u64::from(args.batch))).unwrap_or(usize::MAX))?;
         if rows.is_empty() {
@@ -207,15 +226,20 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     bar.finish_and_clear();
     let mut written = Vec::new();
-    if let Some(path) = &args.save_state {
-        let state = stage.save().context("--save-state")?;
-        files::write(path, &state)?;
-        written.push(format!("{} ({} bytes of state)", path.display(), state.len()));
-    } else {
-        stage.end(&mut out)?;
-    }
+    let state = match &args.save_state {
+        Some(path) => Some((path, stage.save().context("--save-state")?)),
+        None => {
+            stage.end(&mut out)?;
+            None
+        }
+    };
     let mut summary = stage.summary(count);
     written.extend(out.finish()?);
+    // Last: a state that is there says that its rows are, too.
+    if let Some((path, state)) = state {
+        files::write(path, &state)?;
+        written.push(format!("{} ({} bytes of state)", path.display(), state.len()));
+    }
     if !written.is_empty() {
         summary.push_str(&format!("wrote {}\n", written.join(", ")));
     }

@@ -28,9 +28,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
         args.key.iter().map(|k| TrustedKey::read(k, Path::new("."))).collect::<Result<_, _>>()?;
     let bytes = std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
     let signature = signature_path(&args.file);
-    let Ok(text) = std::fs::read_to_string(&signature) else {
-        eprintln!("{} is not signed: there is no {}", args.file.display(), signature.display());
-        return Ok(ExitCode::FAILURE);
+    let text = match std::fs::read_to_string(&signature) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("{} is not signed: there is no {}", args.file.display(), signature.display());
+            return Ok(ExitCode::FAILURE);
+        }
+        text => text.with_context(|| format!("reading the signature {}", signature.display()))?,
     };
     Ok(match check(&bytes, &text, &keys) {
         Ok(signed) => {

@@ -54,6 +54,21 @@ fn kept_rows_and_rejects_are_written_whole() {
 }
 
 #[test]
+fn one_file_is_not_written_twice_and_the_state_comes_last() {
+    let lab = captions();
+    let files = ["rows.jsonl", "--out", "same.jsonl", "--rejects", "./same.jsonl"];
+    lab.run(&[&FILTER[..], &files].concat()).fails(&["--out and --rejects are one file", "give each its own"]);
+    assert!(!lab.path("same.jsonl").exists());
+    // What a state covers must be there: a folder in the place of the output stops both.
+    fs::create_dir(lab.path("folder")).unwrap();
+    let filter = ["run", "filters/exact_dup", "--entry", "exact_text", "--rows", "rows.jsonl"];
+    lab.run(&[&filter[..], &["--save-state", "state", "--out", "folder"]].concat()).fails(&["folder"]);
+    assert!(!lab.path("state").exists());
+    let last = ["--first-row", "18446744073709551615", "--batch", "1"];
+    lab.run(&[&filter[..], &last].concat()).fails(&["--first-row"]);
+}
+
+#[test]
 fn lines_of_json_for_other_programs() {
     let lab = captions();
     let ran = lab.run(&[&FILTER[..], &["rows.jsonl", "--format", "jsonl", "--limit", "2"]].concat()).ok();

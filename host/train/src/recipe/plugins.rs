@@ -143,7 +143,7 @@ impl JsonSchema for AssetUse {
 #[serde(deny_unknown_fields)]
 pub struct PluginSet {
     /// What a plugin must bring to be loaded. sandbox: nothing, it can reach nothing. pinned: its sha256 and those of its assets
-    /// are in the recipe (`ovhost plugin lock`). signed: one of `trusted_keys` has signed it.
+    /// are in the recipe (`ovhost plugin lock`). signed: one of `trusted_keys` has signed it, and the assets are pinned.
     #[serde(default)]
     pub trust: Trust,
     /// Public keys (minisign's): "RW..." itself, or a file relative to the recipe. A signature by one of them must be good,

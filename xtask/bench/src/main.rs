@@ -77,9 +77,15 @@ pub fn verdict(holds: bool) -> &'static str {
 
 /// The plugin host and a first-party plugin, as a run loads it.
 pub fn plugin(name: &str, config: serde_json::Value) -> Result<ovhost_plugin::Plugin> {
+    entry(name, None, config)
+}
+
+/// As [`plugin`], of a component with several entries.
+pub fn entry(name: &str, entry: Option<&str>, config: serde_json::Value) -> Result<ovhost_plugin::Plugin> {
     let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins");
     let host = ovhost_plugin::Host::new(ovhost_plugin::HostOptions::default())?;
     let mut spec = ovhost_plugin::PluginSpec::new(built.join(name));
     spec.config = config;
+    spec.entry = entry.map(str::to_owned);
     Ok(host.load(&spec)?)
 }

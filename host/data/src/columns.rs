@@ -3,6 +3,7 @@
 //! A column is made when somebody asks for it. Columns that an earlier filter added travel with their row as one-row
 //! columns and are put end to end again here.
 
+use ovhost_plugin::json::SAMPLE_COLUMNS;
 use ovhost_plugin::{Batch, Column, ColumnData, Ragged};
 use serde_json::{Map, Value};
 
@@ -12,23 +13,7 @@ use crate::record::Record;
 
 /// Columns that the host offers for every record. A column is made only for plugins that read it: `phash` (8 bytes a picture)
 /// decodes the pictures, `text-tokens` tokenises the text, `embedding` is the record's own field of that name.
-pub const STANDARD: [&str; 15] = [
-    "id",
-    "key",
-    "record",
-    "text",
-    "num-images",
-    "width",
-    "height",
-    "widths",
-    "heights",
-    "image-bytes",
-    "source",
-    "index",
-    "phash",
-    "text-tokens",
-    "embedding",
-];
+pub const STANDARD: [&str; 15] = SAMPLE_COLUMNS;
 
 /// Of these, the ones that cost more than a look into the record.
 pub const COSTLY: [&str; 2] = ["phash", "text-tokens"];

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ovhost_plugin::json::{ColumnType, Columns};
+use ovhost_plugin::json::{ColumnType, Columns, SAMPLE_COLUMNS};
 use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, Kind, Plugin, PluginSpec};
 use serde_json::Value;
 
@@ -124,23 +124,7 @@ pub fn columns_of(plugin: &Plugin, types: BTreeMap<String, ColumnType>) -> Colum
 /// Columns that the host offers to plugins of a kind, whatever filters add.
 pub fn offered(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Filter | Kind::Prompt => &[
-            "id",
-            "key",
-            "record",
-            "text",
-            "num-images",
-            "width",
-            "height",
-            "widths",
-            "heights",
-            "image-bytes",
-            "source",
-            "index",
-            "phash",
-            "text-tokens",
-            "embedding",
-        ],
+        Kind::Filter | Kind::Prompt => &SAMPLE_COLUMNS,
         Kind::Packer => &["id", "length", "patches"],
         Kind::Metric => &["key", "source", "prediction", "references", "record", "judgement"],
     }

@@ -64,6 +64,25 @@ pub const STANDARD: [(&str, ColumnType); 20] = [
     ("judgement", T::Utf8),
 ];
 
+/// Columns that the host offers to filters and prompts for every sample.
+pub const SAMPLE_COLUMNS: [&str; 15] = [
+    "id",
+    "key",
+    "record",
+    "text",
+    "num-images",
+    "width",
+    "height",
+    "widths",
+    "heights",
+    "image-bytes",
+    "source",
+    "index",
+    "phash",
+    "text-tokens",
+    "embedding",
+];
+
 /// The type of a column that the host offers.
 pub fn standard_type(name: &str) -> Option<ColumnType> {
     STANDARD.iter().find(|(standard, _)| *standard == name).map(|(_, ty)| *ty)

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::error::{AFRESH, PrepError, io};
 use crate::files::{apart, put};
-use crate::jobs::{Done, Made, MadeFile, Plan, RunOptions, Step, Summary, last_state, run};
+use crate::jobs::{Done, Made, MadeFile, Plan, Progress, RunOptions, Step, Summary, last_state, run};
 use crate::ordered::ordered;
 
 /// Rows that go through the filters together.
@@ -83,6 +83,7 @@ pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Sum
     check_state(settings)?;
     check_columns(settings)?;
     let inputs = inputs(&settings.inputs)?;
+    (options.progress)(Progress::Total(inputs.iter().map(|i| i.samples).sum()));
     let ahead = settings.filters.iter().position(|p| !p.info().state_pure).unwrap_or(settings.filters.len());
     let plan = plan(settings, &inputs);
     let step = Filter { settings, inputs, ahead, workers: options.workers.max(1) };
@@ -93,11 +94,6 @@ pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Sum
         step.save_final(folder, &options.out, &plan)?;
     }
     Ok(summary)
-}
-
-/// Samples of all inputs, for progress bars. Reads the indexes where there are some.
-pub fn count(inputs_: &[PathBuf]) -> Result<u64, PrepError> {
-    Ok(inputs(inputs_)?.iter().map(|i| i.samples).sum())
 }
 
 fn check_columns(settings: &FilterSettings) -> Result<(), PrepError> {

@@ -101,6 +101,8 @@ pub struct RunOptions<'a> {
 /// Something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// The step will read so many samples.
+    Total(u64),
     /// So many samples were read.
     Samples(u64),
     /// A job was found done, with so many samples.

@@ -151,7 +151,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
-    let bar = bar(ovhost_prep::filter::count(&settings.inputs)?);
+    let bar = bar();
     let options = RunOptions {
         out: args.out.clone(),
         workers,
@@ -159,6 +159,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects, words: WORDS },
         stop: &stop,
         progress: &|p| match p {
+            Progress::Total(n) => bar.set_length(n),
             Progress::Samples(n) => bar.inc(n),
             Progress::Skipped(n) => {
                 bar.inc(n);
@@ -209,8 +210,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn bar(total: u64) -> ProgressBar {
+fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:32} {pos}/{len} samples · {per_sec} · {elapsed} · {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style)
+    ProgressBar::new(0).with_style(style)
 }

@@ -124,7 +124,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 bar.inc(n);
                 bar.reset_eta();
             }
-            Progress::Job => {}
+            // Its phases say their own lengths.
+            Progress::Job | Progress::Total(_) => {}
         },
     };
     let result = pack(&settings, &options, &|phase| show(&bar, phase));

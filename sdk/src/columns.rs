@@ -226,7 +226,7 @@ impl Growing {
     }
 
     /// Appends one row's value. `Err` says what type was given for what type of column.
-    pub(crate) fn push(&mut self, value: Option<Value>) -> Result<(), String> {
+    pub(crate) fn push(&mut self, value: Option<&Value>) -> Result<(), String> {
         if value.is_none() || !self.valid.is_empty() {
             self.valid.resize(self.rows, 1);
             self.valid.push(u8::from(value.is_some()));
@@ -234,15 +234,15 @@ impl Growing {
         self.rows += 1;
         match (&mut self.data, value) {
             (ColumnData::U8s(out), None) => out.push(0),
-            (ColumnData::U8s(out), Some(Value::U8(v))) => out.push(v),
+            (ColumnData::U8s(out), Some(Value::U8(v))) => out.push(*v),
             (ColumnData::U32s(out), None) => out.push(0),
-            (ColumnData::U32s(out), Some(Value::U32(v))) => out.push(v),
+            (ColumnData::U32s(out), Some(Value::U32(v))) => out.push(*v),
             (ColumnData::S64s(out), None) => out.push(0),
-            (ColumnData::S64s(out), Some(Value::S64(v))) => out.push(v),
+            (ColumnData::S64s(out), Some(Value::S64(v))) => out.push(*v),
             (ColumnData::F32s(out), None) => out.push(0.0),
-            (ColumnData::F32s(out), Some(Value::F32(v))) => out.push(v),
+            (ColumnData::F32s(out), Some(Value::F32(v))) => out.push(*v),
             (ColumnData::F64s(out), None) => out.push(0.0),
-            (ColumnData::F64s(out), Some(Value::F64(v))) => out.push(v),
+            (ColumnData::F64s(out), Some(Value::F64(v))) => out.push(*v),
             (ColumnData::Utf8(out), v) if matches!(v, None | Some(Value::Utf8(_))) => {
                 if let Some(Value::Utf8(text)) = v {
                     out.data.extend_from_slice(text.as_bytes());
@@ -251,7 +251,7 @@ impl Growing {
             }
             (ColumnData::U32Lists(out), v) if matches!(v, None | Some(Value::U32List(_))) => {
                 if let Some(Value::U32List(list)) = v {
-                    out.data.extend_from_slice(&list);
+                    out.data.extend_from_slice(list);
                 }
                 out.offsets.push(out.data.len() as u32);
             }

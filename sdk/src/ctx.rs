@@ -8,7 +8,7 @@ use crate::columns::{Growing, Value, Write};
 pub struct RowCtx {
     run_seed: u64,
     ordinal: u64,
-    set: Vec<Option<Value>>,
+    set: Vec<Slot>,
     writes: &'static [Write],
     fault: Option<String>,
 }
@@ -19,7 +19,7 @@ impl RowCtx {
         Self {
             run_seed: call.run_seed,
             ordinal: call.first_row.wrapping_add(u64::from(row)),
-            set: vec![None; writes.len()],
+            set: writes.iter().map(|_| Slot::default()).collect(),
             writes,
             fault: None,
         }
@@ -38,11 +38,11 @@ impl RowCtx {
     /// Adds this row's value of a column that [`Plugin::WRITES`](crate::Plugin::WRITES) names. A column that it does
     /// not name, or another type than declared, fails the call: that is a defect of the plugin.
     #[inline]
-    pub fn set(&mut self, column: &str, value: impl Into<Value>) {
+    pub fn set(&mut self, column: &str, value: impl SetValue) {
         // By address first, as `Row` finds its columns.
         let found = self.writes.iter().position(|write| std::ptr::eq(write.name, column));
         if let Some(i) = found.or_else(|| self.place(column)) {
-            self.set[i] = Some(value.into());
+            value.put(&mut self.set[i]);
         }
     }
 
@@ -61,9 +61,57 @@ impl RowCtx {
             return Err(fault);
         }
         self.ordinal = self.ordinal.wrapping_add(1);
-        columns.iter_mut().zip(&mut self.set).try_for_each(|(column, value)| column.push(value.take()))
+        columns.iter_mut().zip(&mut self.set).try_for_each(|(column, slot)| column.push(slot.take()))
     }
 }
+
+/// A column's value of the current row.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// This row's value; or an earlier row's, whose memory the next text uses.
+    value: Option<Value>,
+    set: bool,
+}
+
+impl Slot {
+    /// The value, if the row set one. The next row has none.
+    fn take(&mut self) -> Option<&Value> {
+        std::mem::take(&mut self.set).then_some(self.value.as_ref()).flatten()
+    }
+}
+
+/// What [`RowCtx::set`] takes: a [`Value`], or what becomes one.
+pub trait SetValue {
+    #[doc(hidden)]
+    fn put(self, slot: &mut Slot);
+}
+
+impl SetValue for &str {
+    #[inline]
+    fn put(self, slot: &mut Slot) {
+        match &mut slot.value {
+            // No allocation for each row.
+            Some(Value::Utf8(text)) => {
+                text.clear();
+                text.push_str(self);
+            }
+            value => *value = Some(self.into()),
+        }
+        slot.set = true;
+    }
+}
+
+macro_rules! set_value {
+    ($($from:ty),+) => {
+        $(impl SetValue for $from {
+            #[inline]
+            fn put(self, slot: &mut Slot) {
+                *slot = Slot { value: Some(self.into()), set: true };
+            }
+        })+
+    };
+}
+set_value!(Value, bool, u8, u32, i64, f32, f64, String, Vec<u32>, &[u32]);
 
 /// SplitMix64's finaliser: every bit of the input moves every bit of the output.
 fn mix(mut z: u64) -> u64 {

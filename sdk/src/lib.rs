@@ -105,7 +105,7 @@ pub use export::private as __private;
 
 pub use columns::{ColumnType, Need, Value, Write};
 pub use config::{Assets, ConfigError, Findings};
-pub use ctx::{Rng, RowCtx};
+pub use ctx::{Rng, RowCtx, SetValue};
 pub use filter::{Filter, StatefulFilter, Verdict};
 pub use metric::{Judge, Metric, MetricInfo, MetricValue};
 pub use packer::{Item, Limits, Packer, Packing};

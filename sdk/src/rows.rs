@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use crate::bindings::ovhost::plugin::types::{Batch, ColumnData, RaggedU8};
 use crate::columns::{ColumnType, Need};
+use crate::text::ascii_prefix;
 
 /// One checked column.
 struct Source<'a> {
@@ -52,6 +53,10 @@ fn check_offsets(name: &str, rows: u32, offsets: &[u32], len: usize) -> Result<(
 }
 
 fn check_text<'a>(name: &str, ragged: &'a RaggedU8) -> Result<&'a str, String> {
+    if ascii_prefix(&ragged.data) == ragged.data.len() {
+        // SAFETY: ASCII is UTF-8. Every offset is at a character.
+        return Ok(unsafe { std::str::from_utf8_unchecked(&ragged.data) });
+    }
     let text = std::str::from_utf8(&ragged.data).map_err(|e| format!("column `{name}` is not UTF-8: {e}"))?;
     match ragged.offsets.iter().find(|&&at| !text.is_char_boundary(at as usize)) {
         Some(at) => Err(format!("column `{name}` cuts a UTF-8 character at byte {at}")),

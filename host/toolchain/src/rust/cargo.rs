@@ -135,7 +135,10 @@ fn command(compiler: &Compiler, build: &CargoBuild<'_>) -> Result<Command> {
     let dirs = std::iter::once(compiler.linker_dir.clone()).chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(dirs)?);
     command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-component-ld");
-    command.env("CARGO_ENCODED_RUSTFLAGS", remaps(&build.remap));
+    let mut flags = OsString::from("-Ctarget-feature=+simd128");
+    flags.push("\x1f");
+    flags.push(remaps(&build.remap));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags);
     command.current_dir(build.root);
     Ok(command)
 }

@@ -1,6 +1,6 @@
 //! A text's letters by script, and its words that mix scripts.
 
-use ovhost_sdk::text::{Class, class, is_cjk};
+use ovhost_sdk::text::{Class, ascii_prefix, class, count_runs, is_ascii_letter, is_cjk};
 use unicode_script::{Script, UnicodeScript};
 
 /// Counts of one text.
@@ -24,9 +24,9 @@ impl Counts {
         let mut word: Option<(Script, bool)> = None;
         let mut at = 0;
         loop {
-            if bytes.get(at).is_some_and(u8::is_ascii) {
-                at += self.read_ascii(&bytes[at..], words, &mut word);
-            }
+            let ascii = &bytes[at..at + ascii_prefix(&bytes[at..])];
+            self.read_ascii(ascii, words, &mut word);
+            at += ascii.len();
             let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) else { break };
             at += c.len_utf8();
             match letter(c) {
@@ -44,38 +44,25 @@ impl Counts {
         }
     }
 
-    /// Counts the ASCII that `bytes` start with; gives its length.
-    fn read_ascii(&mut self, bytes: &[u8], words: bool, word: &mut Option<(Script, bool)>) -> usize {
-        if words && word.is_some() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+    /// Counts a run of ASCII.
+    fn read_ascii(&mut self, ascii: &[u8], words: bool, word: &mut Option<(Script, bool)>) {
+        if words && word.is_some() && ascii.first().is_some_and(u8::is_ascii_alphabetic) {
             // A Latin letter goes on a word of another script; it does so once, whatever follows.
             self.step(word, Script::Latin);
         }
-        // No branch on the kind of a byte: in prose it cannot be foreseen.
-        let (mut run, mut letters, mut starts) = (0, 0, 0);
-        let mut open = u32::from(word.is_some());
-        for &byte in bytes {
-            if byte >= 128 {
-                break;
-            }
-            let letter = u32::from(byte.is_ascii_alphabetic());
-            letters += letter;
-            starts += letter & !open;
-            open = letter;
-            run += 1;
-        }
-        if letters > 0 {
-            self.add(Script::Latin, letters);
+        let letters = count_runs(ascii, word.is_some(), is_ascii_letter);
+        if letters.inside > 0 {
+            self.add(Script::Latin, letters.inside as u32);
         }
         if words {
-            self.words += starts;
+            self.words += letters.starts as u32;
             // The word that goes on after this run: a new one, or the one before it with no gap between.
             *word = match *word {
-                _ if open == 0 => None,
-                Some(before) if letters == run => Some(before),
+                _ if !letters.open => None,
+                Some(before) if letters.inside == ascii.len() => Some(before),
                 _ => Some((Script::Latin, false)),
             };
         }
-        run as usize
     }
 
     /// Takes a letter of a word in.
@@ -118,7 +105,7 @@ impl Counts {
     /// The script with most letters; of equal ones the first in the text.
     pub(crate) fn main(&self) -> Option<(Script, u32)> {
         // `max_by_key` takes the last of equals.
-        self.by_script().collect::<Vec<_>>().into_iter().rev().max_by_key(|(_, count)| *count)
+        self.scripts.iter().rev().copied().max_by_key(|(_, count)| *count)
     }
 }
 

@@ -41,7 +41,7 @@
 //! error of that row; a row without images has no proportion to judge.
 
 use ovhost_sdk::prelude::*;
-use ovhost_sdk::text::Missing;
+use ovhost_sdk::text::{self, Missing};
 
 mod bound;
 pub mod measure;
@@ -162,7 +162,7 @@ impl Length {
         let count = |bound: &Bound, measure: fn(&str) -> usize| {
             bound.is_set().then(|| bound.broken_by(measure(text) as f64)).flatten()
         };
-        let counted = count(&self.chars, |text| text.chars().count())
+        let counted = count(&self.chars, text::count_chars)
             .or_else(|| count(&self.words, measure::words))
             .or_else(|| count(&self.lines, measure::lines))
             .or_else(|| count(&self.sentences, measure::sentences));
@@ -176,7 +176,7 @@ impl Length {
         }
         if self.per_megapixel.is_set() {
             return Ok(measure::pixels(row)?.filter(|&pixels| pixels > 0).and_then(|pixels| {
-                let chars = text.chars().count() as f64;
+                let chars = text::count_chars(text) as f64;
                 self.per_megapixel.broken_by(chars * 1e6 / pixels as f64)
             }));
         }

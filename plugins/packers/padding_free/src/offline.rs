@@ -15,24 +15,11 @@ use crate::held::Held;
 /// The end of a chain.
 const NONE: u32 = u32::MAX;
 
-/// A sample in the order of decreasing length.
-#[derive(Clone, Copy)]
-struct Placed {
-    /// Its place in the stream.
-    index: u32,
-    /// The sample that came into the same bin before it.
-    before: u32,
-}
-
 /// A bin that is being made.
 struct Bin {
     items: u32,
-    /// The sample that came in last.
-    last: u32,
-    /// The next bin with as much room.
+    /// The next bin with as much room; once all samples have a bin, where its next sample is listed.
     next: u32,
-    /// The earliest sample of it, as an index into the stream.
-    earliest: u32,
 }
 
 /// Bins with room, by how much.
@@ -71,7 +58,7 @@ impl Rooms {
 /// Packs `held`, of which none is longer than `capacity`, into bins of at most `max_items`. Bins come in the order of their
 /// earliest samples, and each lists its samples in order of arrival.
 ///
-/// Takes 28 bytes a sample at most, those of `held` and `out` among them, 20 a bin and 12 a token of the capacity.
+/// Takes 28 bytes a sample at most, those of `held` and `out` among them, 12 a bin and 12 a token of the capacity.
 pub fn pack(mut held: Held, capacity: u32, max_items: usize, out: &mut Packing) {
     // Indices of the samples by decreasing length: a counting sort over the histogram.
     let mut starts = vec![0_u32; capacity as usize + 2];
@@ -83,10 +70,10 @@ pub fn pack(mut held: Held, capacity: u32, max_items: usize, out: &mut Packing) 
     for place in 1..starts.len() {
         starts[place] += starts[place - 1];
     }
-    let mut order = vec![Placed { index: 0, before: NONE }; held.len()];
+    let mut order = vec![0_u32; held.len()];
     for (index, length) in (0..).zip(held.lengths()) {
         let start = &mut starts[(capacity - length) as usize];
-        order[*start as usize].index = index;
+        order[*start as usize] = index;
         *start += 1;
     }
     held.forget_lengths();
@@ -94,44 +81,50 @@ pub fn pack(mut held: Held, capacity: u32, max_items: usize, out: &mut Packing) 
     // As many as there must be; the few more come by eighths rather than by doubling.
     let mut bins: Vec<Bin> = Vec::with_capacity((tokens / u64::from(capacity.max(1))) as usize + 1);
     let mut rooms = Rooms { queues: vec![(NONE, NONE); capacity as usize + 1], rooms: Bitmap::new(capacity) };
-    // Samples are known by their place in `order` from here on, so that memory is walked in order. Each entry of `starts`
-    // has become the end of its length's places.
-    let mut place = 0_u32;
+    // By index. Each entry of `starts` has become the end of its length's places.
+    let mut bin_of = vec![NONE; order.len()];
+    let mut place = 0;
     for (length, end) in (0..=capacity).rev().zip(starts) {
-        while place < end {
-            let index = order[place as usize].index;
+        for &index in &order[place..end as usize] {
             let (bin, room) = rooms.take(&bins, length).unwrap_or_else(|| {
                 if bins.len() == bins.capacity() {
                     bins.reserve_exact(bins.len() / 8 + 16);
                 }
-                bins.push(Bin { items: 0, last: NONE, next: NONE, earliest: index });
+                bins.push(Bin { items: 0, next: NONE });
                 (bins.len() as u32 - 1, capacity)
             });
+            bin_of[index as usize] = bin;
             let made = &mut bins[bin as usize];
-            order[place as usize].before = made.last;
-            made.last = place;
             made.items += 1;
-            made.earliest = made.earliest.min(index);
             if (made.items as usize) < max_items {
                 rooms.add(&mut bins, bin, room - length);
             }
-            place += 1;
         }
+        place = end as usize;
     }
-
     drop(rooms);
-    bins.sort_unstable_by_key(|bin| bin.earliest);
-    out.reserve(held.len(), bins.len());
-    let mut samples: Vec<u32> = Vec::new();
-    for bin in &bins {
-        samples.clear();
-        let mut at = bin.last;
-        while at != NONE {
-            let Placed { index, before } = order[at as usize];
-            samples.push(index);
-            at = before;
+
+    // In order of arrival, every bin gets its place in the list when its first sample comes; so all is in order at once.
+    let mut ends: Vec<u32> = Vec::with_capacity(bins.len());
+    let (mut next, mut listed) = (0, order);
+    for bin in &mut bins {
+        bin.next = NONE;
+    }
+    for (index, &bin) in (0..).zip(&bin_of) {
+        let bin = &mut bins[bin as usize];
+        if bin.next == NONE {
+            bin.next = next;
+            next += bin.items;
+            ends.push(next);
         }
-        samples.sort_unstable();
-        out.bin(samples.iter().map(|&index| held.id(index)));
+        listed[bin.next as usize] = index;
+        bin.next += 1;
+    }
+    drop((bins, bin_of));
+    out.reserve(held.len(), ends.len());
+    let mut start = 0;
+    for end in ends {
+        out.bin(listed[start..end as usize].iter().map(|&index| held.id(index)));
+        start = end as usize;
     }
 }

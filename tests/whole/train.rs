@@ -110,3 +110,63 @@ fn a_second_run_does_not_overwrite_the_first() {
     lab.run(&["train"]).ok();
     lab.run(&["train"]).fails_with(&["already holds a run", "--resume"]);
 }
+
+#[test]
+fn layers_computed_again_train_the_same() {
+    let lab = Lab::new();
+    lab.run(&["train", "--set", "train.steps=12"]).ok();
+    for (run, set) in [("runs/b", "train.recompute=\"full\""), ("runs/c", "train.recompute=\"selective\"")] {
+        lab.run(&["train", "--set", "train.steps=12", "--set", &format!("run.folder={run}"), "--set", set]).ok();
+        for ((step, a), (_, b)) in lab.losses("runs/a").into_iter().zip(lab.losses(run)) {
+            assert!((a - b).abs() <= 1e-4 * a.abs(), "{run}, step {step}: {a} and {b}");
+        }
+    }
+    let more = |run: &str, key: &str| jsonl(lab.at(run).join("metrics.jsonl"))[3][key].as_f64();
+    assert_eq!(more("runs/a", "tflop"), more("runs/b", "tflop"));
+    assert_eq!(more("runs/a", "mfu"), None, "no peak is given");
+    lab.run(&["train", "--set", "train.steps=2", "--set", "train.recompute_every=2"]).fails_with(&[
+        "train.recompute_every is 2",
+        "\"none\"",
+        "\"full\"",
+    ]);
+}
+
+#[test]
+fn steps_that_are_not_finite_are_recorded_and_skipped_or_end_the_run() {
+    let lab = Lab::new();
+    // One update at this rate, and nothing is finite any more.
+    let wild = ["train", "--set", "train.steps=9", "--set", "train.lr=1e38", "--set", "train.warmup_steps=0"];
+    lab.run(&[&wild[..], &["--set", "run.folder=runs/stop"]].concat())
+        .fails_with(&["is NaN", "the weights were not updated"]);
+    let stopped = jsonl(lab.at("runs/stop/guards.jsonl"));
+    assert_eq!(stopped.len(), 1);
+    assert_eq!(stopped[0]["done"], "stopped");
+    assert!(!stopped[0]["keys"].as_array().unwrap().is_empty());
+
+    let guard = ["--set", "train.guard.non_finite=\"skip\"", "--set", "train.guard.max_skips=2"];
+    lab.run(&[&wild[..], &guard, &["--set", "run.folder=runs/skip"]].concat())
+        .fails_with(&["more than 2 updates in a row were to be skipped"]);
+    let seen = jsonl(lab.at("runs/skip/guards.jsonl"));
+    let done: Vec<_> = seen.iter().map(|line| line["done"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(done, ["skipped", "skipped", "stopped"]);
+    let lines = jsonl(lab.at("runs/skip/metrics.jsonl"));
+    assert_eq!(lines.iter().filter(|line| line["skipped"] == true).count(), 2);
+}
+
+#[test]
+fn a_run_leaves_curves_and_shares_of_the_peak() {
+    let lab = Lab::new();
+    lab.run(&["train", "--set", "train.steps=4", "--set", "run.peak_tflops=0.5", "--set", "train.recompute=\"full\""])
+        .ok();
+    let lines = jsonl(lab.at("runs/a/metrics.jsonl"));
+    for line in &lines {
+        let (mfu, hfu) = (line["mfu"].as_f64().unwrap(), line["hfu"].as_f64().unwrap());
+        assert!(0.0 < mfu && mfu < hfu && hfu < 1.5 * mfu, "{mfu} {hfu}");
+        assert!(line["tflop"].as_f64().unwrap() > 0.0 && line["peak_memory"].as_u64().unwrap() > 1 << 20);
+    }
+    let events: Vec<_> = fs::read_dir(lab.at("runs/a/tensorboard")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(events.len(), 1);
+    let bytes = fs::read(&events[0]).unwrap();
+    let count = |needle: &[u8]| bytes.windows(needle.len()).filter(|window| *window == needle).count();
+    assert_eq!((count(b"train/loss"), count(b"speed/mfu")), (4, 4));
+}

@@ -11,6 +11,7 @@
 
 mod builder;
 mod cache;
+mod chain;
 mod checkpoint;
 mod error;
 mod input;
@@ -21,10 +22,11 @@ pub mod verify;
 
 pub use builder::{Module, Param};
 pub use cache::KvCache;
+pub use chain::{Recompute, RecomputePolicy};
 pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use input::{PackedInput, Targets};
 pub use llava_onevision1_5::{
-    LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, save_folder,
+    Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, Work, save_folder,
 };
 pub use verify::{VerifyReport, verify};

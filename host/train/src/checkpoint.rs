@@ -19,6 +19,8 @@ use ovhost_data::loader::LoaderState;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::guard::GuardState;
+
 /// What a run needs beside tensors to go on exactly.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -34,6 +36,12 @@ pub struct State {
     pub metrics_bytes: u64,
     /// See `metrics_bytes`.
     pub rejects_bytes: u64,
+    /// See `metrics_bytes`; of guards.jsonl.
+    #[serde(default)]
+    pub guards_bytes: u64,
+    /// What the guards remember.
+    #[serde(default)]
+    pub guard: GuardState,
     /// The recipe as resolved.
     pub recipe: serde_json::Value,
     /// Identity (name, sha256, resolved configuration) of every plugin.

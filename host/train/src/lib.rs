@@ -4,16 +4,21 @@
 //!  recipe.toml ─► Recipe ─┐
 //!                         ├─► Trainer ──► step: micro-batches ─► loss sum ─► gradients ─► clip ─► AdamW
 //!  Loader (ovhost-data) ──┘      │
-//!                                ├─► run folder: run.json, metrics.jsonl, rejects.jsonl
+//!                                ├─► run folder: run.json, metrics.jsonl, rejects.jsonl, guards.jsonl
 //!                                └─► checkpoints/step-N (whole or not at all) ─► --resume, bit for bit on CPU
 //! ```
 
 pub mod checkpoint;
+pub mod guard;
 pub mod optimizer;
 pub mod recipe;
+mod record;
 pub mod run_folder;
 pub mod schedule;
+mod step;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use recipe::{PluginUse, Recipe};
+pub use record::StepRecord;
 pub use trainer::{TrainOptions, TrainSummary, train};

@@ -108,34 +108,50 @@ impl AdamW {
         Ok(())
     }
 
-    /// Clips, updates and clears the gradients. `factor` scales every group's rate. Returns the gradient norm before
-    /// clipping.
-    ///
-    /// # Errors
-    /// A norm that is not finite: nothing was updated then.
-    pub fn update(&mut self, factor: f64) -> Result<f64> {
-        let _guard = tch::no_grad_guard();
+    /// The gradients by group, in the order of its slots.
+    fn gradients(&self) -> Vec<Vec<Tensor>> {
         // A parameter that no sample of this update used has no gradient; it still decays and its moments still fade,
         // as with a gradient of zero, so that the update does not depend on how samples were grouped.
-        let grads: Vec<Vec<Tensor>> = self
-            .groups
-            .iter()
-            .map(|g| {
-                let grad = |s: &Slot| match &s.sum {
-                    Some(sum) => sum.shallow_clone(),
-                    None => {
-                        let grad = s.param.grad();
-                        if grad.defined() { grad } else { s.master.detach().zeros_like() }
-                    }
-                };
-                g.slots.iter().map(grad).collect()
-            })
-            .collect();
+        let grad = |s: &Slot| match &s.sum {
+            Some(sum) => sum.shallow_clone(),
+            None => {
+                let grad = s.param.grad();
+                if grad.defined() { grad } else { s.master.detach().zeros_like() }
+            }
+        };
+        self.groups.iter().map(|g| g.slots.iter().map(grad).collect()).collect()
+    }
+
+    /// Leaves the update out: the gradients are cleared, nothing else changes.
+    ///
+    /// # Errors
+    /// Torch errors only.
+    pub fn discard(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for slot in self.groups.iter_mut().flat_map(|g| &mut g.slots) {
+            if let Some(sum) = &mut slot.sum {
+                let _ = sum.f_zero_()?;
+            }
+            slot.param.zero_grad();
+        }
+        Ok(())
+    }
+
+    /// Clips, updates and clears the gradients. `factor` scales every group's rate. Returns the gradient norm before
+    /// clipping; where it is not finite, nothing was updated or cleared: clipping an infinite gradient would turn every
+    /// weight into NaN (0 · ∞).
+    ///
+    /// # Errors
+    /// Torch errors only.
+    pub fn update(&mut self, factor: f64) -> Result<f64> {
+        let _guard = tch::no_grad_guard();
+        let grads = self.gradients();
         let all: Vec<&Tensor> = grads.iter().flatten().collect();
         let norm = ovhost_torch::foreach_norm(&all).context("norm of the gradients")?;
         let value = norm.f_double_value(&[])?;
-        // Clipping an infinite gradient would turn every weight into NaN: 0 · ∞.
-        ensure!(value.is_finite(), "the gradient norm is {value}");
+        if !value.is_finite() {
+            return Ok(value);
+        }
         if self.clip > 0.0 {
             ovhost_torch::foreach_clip_(&all, &norm, self.clip).context("clipping the gradients")?;
         }

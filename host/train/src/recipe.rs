@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ovhost_data::loader::DataConfig;
+use ovhost_model::{Module, Recompute, RecomputePolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::guard::GuardConfig;
 use crate::schedule::Decay;
 
 pub use plugins::{AssetUse, PluginSet, PluginUse};
@@ -49,11 +51,23 @@ pub struct RunConfig {
     pub threads: u32,
     /// auto (CUDA where there is one), cpu, or cuda:N.
     pub device: String,
+    /// Most operations a second that the device does in the model's precision, in 10¹²: what `mfu` and `hfu` of metrics.jsonl
+    /// are shares of (989 for bf16 on an H100 or H200). They are left out where it is 0.
+    pub peak_tflops: f64,
+    /// Whether event files for TensorBoard are written, into the folder tensorboard/ of the run.
+    pub tensorboard: bool,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        RunConfig { folder: "runs/default".into(), seed: 1, threads: 0, device: "auto".into() }
+        RunConfig {
+            folder: "runs/default".into(),
+            seed: 1,
+            threads: 0,
+            device: "auto".into(),
+            peak_tflops: 0.0,
+            tensorboard: true,
+        }
     }
 }
 
@@ -115,6 +129,13 @@ pub struct TrainConfig {
     /// reference trains.
     #[serde(default)]
     pub loss: LossMean,
+    /// What the backward pass computes again instead of holding it, to save memory: none; selective, the MLP half of each layer;
+    /// full, whole layers.
+    #[serde(default)]
+    pub recompute: RecomputePolicy,
+    /// Of so many layers one is computed again; 1 is every layer.
+    #[serde(default = "one_u32")]
+    pub recompute_every: u32,
     /// The vision tower.
     #[serde(default)]
     pub vision: ModuleConfig,
@@ -124,9 +145,26 @@ pub struct TrainConfig {
     /// The language model.
     #[serde(default)]
     pub language: ModuleConfig,
+    /// What is done about losses and gradients that are not finite or far off.
+    #[serde(default)]
+    pub guard: GuardConfig,
     /// Steps between two lines of metrics.jsonl.
     #[serde(default = "one")]
     pub log_every: u64,
+}
+
+impl TrainConfig {
+    /// What the backward pass computes again.
+    pub fn recompute(&self) -> Recompute {
+        Recompute { policy: self.recompute, every: self.recompute_every }
+    }
+
+    /// The modules that are trained.
+    pub fn trained(&self) -> Vec<Module> {
+        let modules =
+            [(Module::Vision, &self.vision), (Module::Merger, &self.merger), (Module::Language, &self.language)];
+        modules.into_iter().filter(|(_, config)| config.train).map(|(module, _)| module).collect()
+    }
 }
 
 /// How the losses of an update are averaged.
@@ -190,6 +228,9 @@ pub struct EvalConfig {
 fn one() -> u64 {
     1
 }
+fn one_u32() -> u32 {
+    1
+}
 fn one_f() -> f64 {
     1.0
 }
@@ -204,9 +245,11 @@ fn default_eps() -> f64 {
 }
 
 /// Keys that say how a run is carried out and not what it computes: they may differ when it is resumed.
-const CONTROL_KEYS: [&str; 8] = [
+const CONTROL_KEYS: [&str; 10] = [
     "run.folder",
     "run.device",
+    "run.peak_tflops",
+    "run.tensorboard",
     "checkpoint.every",
     "checkpoint.keep",
     "data.workers",
@@ -246,6 +289,21 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         let t = &self.train;
         ensure!(t.steps > 0, "train.steps is 0; a run needs at least one step");
+        ensure!(t.recompute_every > 0, "train.recompute_every is 0; 1 computes every layer again, 2 every second");
+        ensure!(
+            t.recompute != RecomputePolicy::None || t.recompute_every == 1,
+            "train.recompute_every is {}, but train.recompute is \"none\"; set it to \"full\" or \"selective\"",
+            t.recompute_every
+        );
+        let guard = &t.guard;
+        ensure!(
+            guard.spike_factor.is_finite() && guard.spike_factor >= 0.0,
+            "train.guard.spike_factor is {}; it must not be negative, and 0 looks for no spikes",
+            guard.spike_factor
+        );
+        ensure!(guard.spike_window >= 4, "train.guard.spike_window is {}; it must be at least 4", guard.spike_window);
+        let peak = self.run.peak_tflops;
+        ensure!(peak.is_finite() && peak >= 0.0, "run.peak_tflops is {peak}; it must not be negative");
         ensure!(t.accumulation > 0, "train.accumulation is 0; 1 means no accumulation");
         ensure!(t.lr.is_finite() && t.lr > 0.0, "train.lr is {}; it must be above 0", t.lr);
         ensure!(

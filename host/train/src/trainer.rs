@@ -15,20 +15,24 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::loader::{Loader, LoaderState, MicroBatch};
 use ovhost_model::{LlavaOnevision, LoadOptions, PackedInput, Targets};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::{
     checkpoint::{self, STATE_VERSION, State},
+    guard::GuardState,
     optimizer::AdamW,
-    recipe::{LossMean, Precision, Recipe},
+    recipe::{Precision, Recipe},
+    record::StepRecord,
     run_folder::{Lines, RunFolder},
     schedule,
+    step::Update,
+    tensorboard::EventFile,
 };
 
 /// A run to be made.
@@ -76,33 +80,6 @@ pub struct TrainSummary {
     pub samples: String,
 }
 
-/// One line of metrics.jsonl.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct StepRecord {
-    /// Update, from 1.
-    pub step: u64,
-    /// Mean cross-entropy over the update's learnt tokens, in nats.
-    pub loss: f64,
-    /// Rate of the base group.
-    pub lr: f64,
-    /// Global L2 norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Real tokens of the update.
-    pub tokens: u64,
-    /// Tokens that the loss covers.
-    pub learnt_tokens: u64,
-    /// Images of the update.
-    pub images: u64,
-    /// Samples of the update.
-    pub samples: u64,
-    /// Real tokens divided by the packs' capacity.
-    pub fill: f64,
-    /// Real tokens a second.
-    pub tokens_per_s: f64,
-    /// Share of the step spent waiting for data.
-    pub data_wait: f64,
-}
-
 /// Makes the loader of a run: from its start, or from the state of a checkpoint.
 pub type MakeLoader<'a> = dyn FnOnce(Option<LoaderState>) -> Result<Loader> + 'a;
 
@@ -142,6 +119,8 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
             data: None,
             metrics_bytes: 0,
             rejects_bytes: 0,
+            guards_bytes: 0,
+            guard: GuardState::default(),
             recipe: serde_json::to_value(recipe)?,
             plugins: options.plugins.clone(),
             files: Default::default(),
@@ -149,6 +128,11 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
     };
     let metrics = folder.lines("metrics.jsonl", state.metrics_bytes)?;
     let rejects = folder.lines("rejects.jsonl", state.rejects_bytes)?;
+    let guards = folder.lines("guards.jsonl", state.guards_bytes)?;
+    let events = match recipe.run.tensorboard {
+        true => Some(EventFile::create(&folder.path.join("tensorboard"))?),
+        false => None,
+    };
     let loader = make_loader(state.data.take())?;
     folder.write_json("run.json", &run_record(&options, &model, &optimizer)?)?;
     info!(
@@ -159,7 +143,7 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         options.device,
         kind_name(kind),
     );
-    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, source }.go()
+    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, guards, events, source }.go()
 }
 
 fn kind_name(kind: Kind) -> &'static str {
@@ -233,30 +217,19 @@ fn run_record(options: &TrainOptions, model: &LlavaOnevision, optimizer: &AdamW)
     }))
 }
 
-struct Run<'a> {
-    options: &'a TrainOptions,
-    folder: RunFolder,
-    model: LlavaOnevision,
-    optimizer: AdamW,
-    loader: Loader,
-    state: State,
-    metrics: Lines,
-    rejects: Lines,
-    source: PathBuf,
-}
-
-/// What an update needs to know about its micro-batches before the first backward pass.
-struct Update {
-    micros: Vec<MicroBatch>,
-    targets: Vec<Targets>,
-    wait_s: f64,
-}
-
-impl Update {
-    /// Learnt tokens in all.
-    fn learnt(&self) -> u64 {
-        self.targets.iter().map(|t| t.count().unsigned_abs()).sum()
-    }
+/// A run in progress.
+pub(crate) struct Run<'a> {
+    pub(crate) options: &'a TrainOptions,
+    pub(crate) folder: RunFolder,
+    pub(crate) model: LlavaOnevision,
+    pub(crate) optimizer: AdamW,
+    pub(crate) loader: Loader,
+    pub(crate) state: State,
+    pub(crate) metrics: Lines,
+    pub(crate) rejects: Lines,
+    pub(crate) guards: Lines,
+    pub(crate) events: Option<EventFile>,
+    pub(crate) source: PathBuf,
 }
 
 impl Run<'_> {
@@ -284,13 +257,16 @@ impl Run<'_> {
                 config.min_lr / config.lr,
                 config.decay,
             );
-            let (sum, norm) = self.step(&update, factor)?;
+            let stepped = self.step(&update, factor)?;
             self.state.step += 1;
-            let record = self.record(&update, sum, norm, config.lr * factor, started)?;
+            let record = self.record(&update, &stepped, config.lr * factor, started);
             loss = record.loss;
             fills = (fills.0 + record.fill, fills.1 + 1);
             if self.state.step.is_multiple_of(config.log_every) || self.state.step == config.steps {
                 self.metrics.push(&record)?;
+                if let Some(events) = &mut self.events {
+                    events.scalars(record.step, &record.scalars())?;
+                }
             }
             show(&bar, &record, config.steps);
             interrupted = self.options.stop.load(Ordering::SeqCst);
@@ -352,70 +328,10 @@ impl Run<'_> {
         Ok(Some(Update { micros, targets, wait_s: waited.elapsed().as_secs_f64() }))
     }
 
-    /// One update; returns the loss sum (already divided as configured) and the gradient norm.
-    fn step(&mut self, update: &Update, factor: f64) -> Result<(f64, f64)> {
-        let total = update.learnt();
-        let mean = self.options.recipe.train.loss;
-        let mut sum = 0.0;
-        for (micro, targets) in update.micros.iter().zip(&update.targets) {
-            // A micro-batch without learnt tokens is legal and adds nothing.
-            if targets.count() == 0 {
-                continue;
-            }
-            let divisor = match mean {
-                LossMean::TokenMean => total as f64,
-                LossMean::MicroMean => targets.count() as f64 * update.micros.len() as f64,
-            };
-            let input = packed_input(micro, self.options.device)?;
-            let loss_sum = self.model.loss_sum_of(&input, targets)?;
-            let loss = loss_sum / divisor;
-            loss.f_backward()?;
-            sum += loss.f_double_value(&[])?;
-            self.optimizer.collect()?;
-        }
-        let sick = |what: String| {
-            let keys: Vec<_> = update.micros.iter().flat_map(|m| &m.keys).take(20).cloned().collect();
-            anyhow!(
-                "step {}: {what}: the weights were not updated. Lower train.lr or look at its samples ({}{}). \
-                 The last checkpoint is good: change the recipe and continue with --resume --allow-recipe-change",
-                self.state.step + 1,
-                keys.join(", "),
-                if keys.len() == 20 { ", ..." } else { "" }
-            )
-        };
-        if !sum.is_finite() {
-            return Err(sick(format!("the loss is {sum}")));
-        }
-        if total == 0 {
-            return Ok((0.0, 0.0));
-        }
-        let norm = self.optimizer.update(factor).map_err(|e| sick(format!("{e:#}")))?;
-        Ok((sum, norm))
-    }
-
-    fn record(&mut self, update: &Update, loss: f64, grad_norm: f64, lr: f64, started: Instant) -> Result<StepRecord> {
-        let tokens: u64 = update.micros.iter().map(|m| m.input_ids.len() as u64).sum();
-        let capacity: u64 = update.micros.iter().map(|m| m.capacity).sum();
-        self.state.tokens += tokens;
-        let seconds = started.elapsed().as_secs_f64();
-        Ok(StepRecord {
-            step: self.state.step,
-            loss,
-            lr,
-            grad_norm,
-            tokens,
-            learnt_tokens: update.learnt(),
-            images: update.micros.iter().map(|m| m.grid_thw.len() as u64).sum(),
-            samples: update.micros.iter().map(|m| m.keys.len() as u64).sum(),
-            fill: tokens as f64 / capacity.max(1) as f64,
-            tokens_per_s: tokens as f64 / seconds,
-            data_wait: update.wait_s / seconds,
-        })
-    }
-
     fn save(&mut self) -> Result<PathBuf> {
         self.state.metrics_bytes = self.metrics.synced_bytes()?;
         self.state.rejects_bytes = self.rejects.synced_bytes()?;
+        self.state.guards_bytes = self.guards.synced_bytes()?;
         let (model, source) = (&self.model, &self.source);
         checkpoint::write(
             &self.folder.checkpoints(),

@@ -3,6 +3,7 @@
 //! Letters: T tokens, C channels, H query heads, K key heads, D head width, B sequences.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use ovhost_torch::Segments;
 use tch::{Device, Kind, Tensor};
@@ -10,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::TextConfig;
 use crate::builder::{Builder, Init};
 use crate::cache::KvCache;
+use crate::chain::{Block, Recompute, halves};
 use crate::error::Result;
 use crate::layers::{Linear, RmsNorm, rows};
 
@@ -122,14 +124,44 @@ impl Language {
         attend: &mut Attend<'_>,
         only: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let [cos, sin] = self.angles(positions_t, end)?;
+        let angles = self.angles(positions_t, end)?;
         let mut x_tc = x_tc;
         for (i, layer) in self.layers.iter().enumerate() {
-            // After the last attention every row is on its own: rows that nobody wants stop there.
-            let only = if i + 1 == self.layers.len() { only } else { None };
-            x_tc = layer.forward(i, &x_tc, &self.config, &cos, &sin, attend, only)?;
+            x_tc = layer.forward(i, &x_tc, &self.config, &angles, attend, self.wanted(i, only))?;
         }
         self.norm.forward(&x_tc)
+    }
+
+    /// After the last attention every row is on its own: rows that nobody wants stop there.
+    fn wanted<'a>(&self, layer: usize, only: Option<&'a Tensor>) -> Option<&'a Tensor> {
+        only.filter(|_| layer + 1 == self.layers.len())
+    }
+
+    /// The layers as blocks of a [`Chain`](crate::chain::Chain), each half its own where the policy is selective. They leave
+    /// the final norm to do.
+    pub(crate) fn blocks<'a>(
+        &'a self,
+        positions_t: &Tensor,
+        end: i64,
+        segments: &'a Segments,
+        only: &'a Tensor,
+        recompute: Recompute,
+    ) -> Result<Vec<Block<'a>>> {
+        let angles = Rc::new(self.angles(positions_t, end)?);
+        let mut blocks = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (angles, only) = (Rc::clone(&angles), self.wanted(i, Some(only)));
+            let attention =
+                move |x: &Tensor| layer.attention(i, x, &self.config, &angles, &mut Attend::Packed(segments), only);
+            let mlp = move |x: &Tensor| layer.mlp(x);
+            blocks.extend(halves(i, recompute, layer.trains(), attention, mlp));
+        }
+        Ok(blocks)
+    }
+
+    /// The final norm.
+    pub(crate) fn finish(&self, x_tc: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x_tc)
     }
 }
 
@@ -139,8 +171,20 @@ impl Layer {
         index: usize,
         x_tc: &Tensor,
         c: &TextConfig,
-        cos: &Tensor,
-        sin: &Tensor,
+        angles: &[Tensor; 2],
+        attend: &mut Attend<'_>,
+        only: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        self.mlp(&self.attention(index, x_tc, c, angles, attend, only)?)
+    }
+
+    /// The first half: `[T, C]`, or the rows `only` of it.
+    fn attention(
+        &self,
+        index: usize,
+        x_tc: &Tensor,
+        c: &TextConfig,
+        [cos, sin]: &[Tensor; 2],
         attend: &mut Attend<'_>,
         only: Option<&Tensor>,
     ) -> Result<Tensor> {
@@ -170,11 +214,28 @@ impl Layer {
         if let Some(only) = only {
             (attended, x_tc) = (rows(&attended, only)?, rows(&x_tc, only)?);
         }
-        let x_tc = x_tc.f_add(&self.o_proj.forward(&attended)?)?;
-        let h_tc = self.post_attention_layernorm.forward(&x_tc)?;
+        Ok(x_tc.f_add(&self.o_proj.forward(&attended)?)?)
+    }
+
+    /// The second half.
+    fn mlp(&self, x_tc: &Tensor) -> Result<Tensor> {
+        let h_tc = self.post_attention_layernorm.forward(x_tc)?;
         let gate = h_tc.f_linear(&self.gate_proj, None::<Tensor>)?;
         let up = h_tc.f_linear(&self.up_proj, None::<Tensor>)?;
         let inner = ovhost_torch::silu_mul(&gate, &up)?;
         Ok(x_tc.f_add(&inner.f_linear(&self.down_proj, None::<Tensor>)?)?)
+    }
+
+    fn trains(&self) -> [bool; 2] {
+        let mut attention = vec![&self.input_layernorm.weight];
+        for linear in [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj] {
+            attention.push(&linear.weight);
+            attention.extend(&linear.bias);
+        }
+        if let Some((q, k)) = &self.qk_norm {
+            attention.extend([&q.weight, &k.weight]);
+        }
+        let mlp = [&self.post_attention_layernorm.weight, &self.gate_proj, &self.up_proj, &self.down_proj];
+        [attention.iter().any(|t| t.requires_grad()), mlp.iter().any(|t| t.requires_grad())]
     }
 }

@@ -5,7 +5,9 @@
 //!  token ids ─► embeddings ────────────────────── image tokens replaced by ◄───────┘ ─► decoder ─► head
 //! ```
 
+mod backward;
 mod config;
+mod flops;
 mod language;
 mod merger;
 mod model;
@@ -14,6 +16,7 @@ mod vision;
 mod weights;
 
 pub use config::{ModelConfig, TextConfig, VisionConfig, VisionEps};
+pub use flops::{Flops, Work};
 pub use model::{LlavaOnevision, LoadOptions};
 pub use presets::Preset;
 pub use weights::save_folder;

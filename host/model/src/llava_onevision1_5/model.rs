@@ -34,13 +34,19 @@ pub struct LlavaOnevision {
     config: ModelConfig,
     device: Device,
     kind: Kind,
-    vision: Vision,
-    merger: Merger,
-    language: Language,
+    pub(super) vision: Vision,
+    pub(super) merger: Merger,
+    pub(super) language: Language,
     /// None where the head is the embedding.
     lm_head: Option<Tensor>,
     params: Vec<Param>,
     loss_chunk: Option<i64>,
+}
+
+/// The pixel rows that a batch with images must have.
+pub(super) fn pixels(input: &PackedInput) -> Result<&Tensor> {
+    let missing = || ModelError::Input(format!("{} image grids but no pixel values", input.grid_thw.len()));
+    input.pixel_values.as_ref().ok_or_else(missing)
 }
 
 impl LlavaOnevision {
@@ -145,11 +151,11 @@ impl LlavaOnevision {
         self.loss_chunk = Some(tokens.max(1));
     }
 
-    fn chunk(&self) -> i64 {
+    pub(super) fn chunk(&self) -> i64 {
         self.loss_chunk.unwrap_or((LOSS_VALUES / self.config.text.vocab_size).max(64))
     }
 
-    fn head(&self) -> &Tensor {
+    pub(super) fn head(&self) -> &Tensor {
         self.lm_head.as_ref().unwrap_or(&self.language.embed_tokens)
     }
 
@@ -169,7 +175,7 @@ impl LlavaOnevision {
         self.merger.forward(features)
     }
 
-    fn ready(&self, input: &PackedInput) -> Result<Ready> {
+    pub(super) fn ready(&self, input: &PackedInput) -> Result<Ready> {
         let c = &self.config;
         let merge = c.vision.spatial_merge_size;
         Ready::new(input, c.text.vocab_size, c.image_token_id, c.video_token_id, self.device, merge)
@@ -179,11 +185,7 @@ impl LlavaOnevision {
     fn embed(&self, input: &PackedInput, ready: &Ready) -> Result<Tensor> {
         let text = self.language.embed(&ready.ids_t)?;
         let Some(index) = &ready.image_index else { return Ok(text) };
-        let pixels = input
-            .pixel_values
-            .as_ref()
-            .ok_or_else(|| ModelError::Input(format!("{} image grids but no pixel values", input.grid_thw.len())))?;
-        let images = self.merger.forward(&self.vision.forward(pixels, &input.grid_thw)?)?;
+        let images = self.merger.forward(&self.vision.forward(pixels(input)?, &input.grid_thw)?)?;
         Ok(text.f_index_copy(0, index, &images)?)
     }
 

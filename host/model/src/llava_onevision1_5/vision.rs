@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::VisionConfig;
 use crate::builder::{Builder, Init};
+use crate::chain::{self, Recompute};
 use crate::error::{ModelError, Result};
 use crate::layers::{LayerNorm, Linear, rows};
 
@@ -37,6 +38,18 @@ pub(crate) struct Vision {
     blocks: Vec<Block>,
     /// fp32 `[D/4]`.
     frequencies: Tensor,
+}
+
+/// A batch of images before the first block.
+pub(crate) struct Patches {
+    /// Patches and class tokens `[N, W]`.
+    pub(crate) x_nw: Tensor,
+    /// cos and sin of the rotary angles, fp32 `[N, D/2]`.
+    pub(crate) angles: [Tensor; 2],
+    /// One per image.
+    pub(crate) segments: Segments,
+    /// i64 `[P]`: the patches' rows of the N.
+    pub(crate) keep: Tensor,
 }
 
 /// Where everything of a batch of images goes.
@@ -129,8 +142,8 @@ impl Vision {
         })
     }
 
-    /// Features `[P, W]` after the last block, class tokens removed.
-    pub(crate) fn forward(&self, pixels_pc: &Tensor, grids: &[[i64; 3]]) -> Result<Tensor> {
+    /// What goes into the first block.
+    pub(crate) fn patches(&self, pixels_pc: &Tensor, grids: &[[i64; 3]]) -> Result<Patches> {
         let c = &self.config;
         let (device, kind) = (self.class_embedding.device(), self.class_embedding.kind());
         let patches: i64 = grids.iter().map(|g| g.iter().product::<i64>()).sum();
@@ -150,26 +163,50 @@ impl Vision {
         let pixels = pixels_pc.f_to_device(device)?.f_to_kind(kind)?;
         let embedded = pixels.f_linear(&self.patch_embed.f_view([c.hidden_size, -1])?, None::<Tensor>)?;
         let joined = Tensor::f_cat(&[self.class_embedding.f_unsqueeze(0)?, embedded], 0)?;
-        let mut x_nw = self.pre_layernorm.forward(&rows(&joined, &layout.insert)?)?;
+        let x_nw = self.pre_layernorm.forward(&rows(&joined, &layout.insert)?)?;
 
         let angles = layout.place.f_unsqueeze(-1)?.f_mul(&self.frequencies)?.f_view([patches, c.head_dim() / 2])?;
         let class = self.class_pos_emb.f_to_kind(Kind::Float)?;
         let angles = rows(&Tensor::f_cat(&[class, angles], 0)?, &layout.insert)?;
-        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+        Ok(Patches { x_nw, angles: [angles.f_cos()?, angles.f_sin()?], segments: layout.segments, keep: layout.keep })
+    }
+
+    /// Features `[P, W]` after the last block, class tokens removed.
+    pub(crate) fn forward(&self, pixels_pc: &Tensor, grids: &[[i64; 3]]) -> Result<Tensor> {
+        let Patches { mut x_nw, angles, segments, keep } = self.patches(pixels_pc, grids)?;
         for block in &self.blocks {
-            x_nw = block.forward(&x_nw, c, &cos, &sin, &layout.segments)?;
+            x_nw = block.mlp(&block.attention(&x_nw, &self.config, &angles, &segments)?)?;
         }
-        rows(&x_nw, &layout.keep)
+        rows(&x_nw, &keep)
+    }
+
+    /// The blocks as those of a [`Chain`](crate::chain::Chain), each half its own where the policy is selective. They leave
+    /// the choice of the patches' rows to do.
+    pub(crate) fn chain_blocks<'a>(
+        &'a self,
+        angles: &'a [Tensor; 2],
+        segments: &'a Segments,
+        recompute: Recompute,
+    ) -> Vec<chain::Block<'a>> {
+        let mut blocks = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let attention = move |x: &Tensor| block.attention(x, &self.config, angles, segments);
+            let mlp = move |x: &Tensor| block.mlp(x);
+            let angled = angles.iter().any(Tensor::requires_grad);
+            let [first, second] = block.trains();
+            blocks.extend(chain::halves(i, recompute, [first || angled, second], attention, mlp));
+        }
+        blocks
     }
 }
 
 impl Block {
-    fn forward(
+    /// The first half.
+    fn attention(
         &self,
         x_nw: &Tensor,
         c: &VisionConfig,
-        cos: &Tensor,
-        sin: &Tensor,
+        [cos, sin]: &[Tensor; 2],
         segments: &Segments,
     ) -> Result<Tensor> {
         let (n, d) = (x_nw.size()[0], c.head_dim());
@@ -178,8 +215,21 @@ impl Block {
         let k = ovhost_torch::rope(&qkv[1], cos, sin)?;
         let scale = (d as f64).powf(-0.5);
         let attended = ovhost_torch::attention(&q, &k, &qkv[2], segments, false, scale)?;
-        let x_nw = x_nw.f_add(&self.proj.forward(&attended.f_view([n, c.hidden_size])?)?)?;
-        let inner = self.fc1.forward(&self.norm2.forward(&x_nw)?)?.f_gelu("none")?;
+        Ok(x_nw.f_add(&self.proj.forward(&attended.f_view([n, c.hidden_size])?)?)?)
+    }
+
+    /// The second half.
+    fn mlp(&self, x_nw: &Tensor) -> Result<Tensor> {
+        let inner = self.fc1.forward(&self.norm2.forward(x_nw)?)?.f_gelu("none")?;
         Ok(x_nw.f_add(&self.fc2.forward(&inner)?)?)
+    }
+
+    fn trains(&self) -> [bool; 2] {
+        let trains = |norm: &LayerNorm, linears: [&Linear; 2]| {
+            let biases = linears.iter().filter_map(|linear| linear.bias.as_ref());
+            let weights = linears.iter().map(|linear| &linear.weight);
+            weights.chain(biases).chain([&norm.weight, &norm.bias]).any(Tensor::requires_grad)
+        };
+        [trains(&self.norm1, [&self.qkv, &self.proj]), trains(&self.norm2, [&self.fc1, &self.fc2])]
     }
 }

@@ -29,4 +29,4 @@ pub use input::{PackedInput, Targets};
 pub use llava_onevision1_5::{
     Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, Work, save_folder,
 };
-pub use verify::{VerifyReport, verify};
+pub use verify::{VerifyReport, VerifyWay, verify, verify_in};

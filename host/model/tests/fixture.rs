@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig, VisionEps};
+use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig, Recompute, RecomputePolicy, VerifyWay, VisionEps};
 use tch::{Device, Kind};
 
 const FP32: LoadOptions = LoadOptions { device: Device::Cpu, kind: Kind::Float };
@@ -28,6 +28,25 @@ fn every_expected_value_agrees() {
         assert!(report.rows.iter().any(|r| r.name == name), "{name} was not compared");
     }
     assert_eq!(report.rows.iter().filter(|r| r.name.starts_with("grad.")).count(), 71);
+}
+
+/// Gradients and ten AdamW steps of the reference, whatever is computed again and however the batch and the loss are cut.
+#[test]
+fn every_way_to_train_agrees() {
+    let full = Recompute { policy: RecomputePolicy::Full, every: 1 };
+    let ways = [
+        VerifyWay { recompute: full, ..VerifyWay::default() },
+        VerifyWay { recompute: Recompute { every: 2, ..full }, ..VerifyWay::default() },
+        VerifyWay { recompute: Recompute { policy: RecomputePolicy::Selective, ..full }, ..VerifyWay::default() },
+        VerifyWay { loss_chunk: Some(5), ..VerifyWay::default() },
+        VerifyWay { per_micro: 1, ..VerifyWay::default() },
+        VerifyWay { recompute: full, loss_chunk: Some(7), per_micro: 2 },
+    ];
+    for way in ways {
+        let report = ovhost_model::verify_in(fixture(), fixture().join("expected.safetensors"), 1e-4, way).unwrap();
+        assert!(report.passed(), "{way:?}: {report}");
+        assert_eq!(report.rows.iter().filter(|r| r.name.starts_with("adamw.")).count(), 20);
+    }
 }
 
 #[test]

@@ -19,9 +19,10 @@ use tch::{Device, Kind, Tensor};
 pub use report::{VerifyReport, VerifyRow};
 
 use crate::cache::KvCache;
+use crate::chain::Recompute;
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
-use crate::input::{PackedInput, host_i64};
+use crate::input::{PackedInput, Targets, host_i64};
 use crate::llava_onevision1_5::{LlavaOnevision, LoadOptions};
 use fixture::{Expected, Sequence, indices};
 
@@ -35,7 +36,25 @@ struct Image {
     grid: [i64; 3],
 }
 
+/// How the training part is carried out. Every way must give the same values.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyWay {
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+    /// Tokens per chunk of the loss; the model's choice if absent.
+    pub loss_chunk: Option<i64>,
+    /// Sequences per micro-batch, whose gradients add up; all in one if 0.
+    pub per_micro: usize,
+}
+
+impl Default for VerifyWay {
+    fn default() -> Self {
+        Self { recompute: Recompute::NONE, loss_chunk: None, per_micro: 0 }
+    }
+}
+
 struct Run<'a> {
+    way: VerifyWay,
     model: LlavaOnevision,
     file: &'a Checkpoint,
     expected: Option<Expected>,
@@ -49,11 +68,27 @@ struct Run<'a> {
 /// # Errors
 /// A model or a fixture that cannot be read or run. Values that differ are no error: see [`VerifyReport::passed`].
 pub fn verify(model_dir: impl AsRef<Path>, expected_file: impl AsRef<Path>, tolerance: f64) -> Result<VerifyReport> {
+    verify_in(model_dir, expected_file, tolerance, VerifyWay::default())
+}
+
+/// As [`verify`], training in one of several ways.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_in(
+    model_dir: impl AsRef<Path>,
+    expected_file: impl AsRef<Path>,
+    tolerance: f64,
+    way: VerifyWay,
+) -> Result<VerifyReport> {
     let (dir, path) = (model_dir.as_ref(), expected_file.as_ref());
     let file = Checkpoint::open_file(path)?;
     let expected = Expected::beside(path)?;
-    let model = LlavaOnevision::load(dir, &LoadOptions { device: Device::Cpu, kind: Kind::Float })?;
-    let mut run = Run { model, file: &file, expected, images: Vec::new(), report: VerifyReport::new(tolerance) };
+    let mut model = LlavaOnevision::load(dir, &LoadOptions { device: Device::Cpu, kind: Kind::Float })?;
+    if let Some(tokens) = way.loss_chunk {
+        model.set_loss_chunk(tokens);
+    }
+    let mut run = Run { way, model, file: &file, expected, images: Vec::new(), report: VerifyReport::new(tolerance) };
     if indices(&file, "image").is_empty() && indices(&file, "seq").is_empty() {
         return Err(ModelError::Verify(format!(
             "{}: no tensor is named image.N.* or seq.N.*: this is no file of expected values",
@@ -221,16 +256,24 @@ impl Run<'_> {
             return Ok(());
         };
         let sequences = indices(self.file, "seq").into_iter().map(|s| self.sequence(s)).collect::<Result<Vec<_>>>()?;
-        let samples: Vec<&[i64]> = sequences.iter().map(|s| s.ids.as_slice()).collect();
-        let images: Vec<usize> = sequences.iter().flat_map(|s| s.images.iter().copied()).collect();
-        let input = self.input(&samples, &images)?;
-        let mut labels = Vec::new();
-        for (i, s) in sequences.iter().enumerate() {
-            labels.extend_from_slice(s.labels.as_ref().ok_or_else(|| {
-                ModelError::Verify(format!("{}: seq.{i}.labels is missing, the packed loss needs it", path.display()))
-            })?);
+        let size = if self.way.per_micro == 0 { sequences.len() } else { self.way.per_micro };
+        let mut micros = Vec::new();
+        for part in sequences.chunks(size.max(1)) {
+            let samples: Vec<&[i64]> = part.iter().map(|s| s.ids.as_slice()).collect();
+            let images: Vec<usize> = part.iter().flat_map(|s| s.images.iter().copied()).collect();
+            let input = self.input(&samples, &images)?;
+            let mut labels = Vec::new();
+            for s in part {
+                labels.extend_from_slice(s.labels.as_ref().ok_or_else(|| {
+                    ModelError::Verify(format!("{}: labels are missing, the packed loss needs them", path.display()))
+                })?);
+            }
+            let vocab = self.model.config().text.vocab_size;
+            let targets = Targets::new(&labels, &input.cu_seqlens, vocab, Device::Cpu)?;
+            micros.push((input, targets));
         }
-        let labels = Tensor::f_from_slice(&labels)?;
+        let learnt: i64 = micros.iter().map(|(_, targets)| targets.count()).sum();
+        let recompute = self.way.recompute;
         let params: Vec<_> = self.model.parameters();
         for p in &params {
             let _ = p.tensor.f_set_requires_grad(true)?;
@@ -238,9 +281,10 @@ impl Run<'_> {
         let tensors: Vec<&Tensor> = params.iter().map(|p| &p.tensor).collect();
         let backward = |model: &LlavaOnevision| -> Result<(f64, Vec<Tensor>)> {
             ovhost_torch::clear_grads(&tensors)?;
-            let (sum, count) = model.loss_sum(&input, &labels)?;
-            let loss = sum.f_div_scalar(count.max(1))?;
-            loss.f_backward()?;
+            let mut loss = 0.0;
+            for (input, targets) in micros.iter().filter(|(_, targets)| targets.count() > 0) {
+                loss += model.backward(input, targets, learnt.max(1) as f64, recompute)?.f_double_value(&[])?;
+            }
             let grads = tensors
                 .iter()
                 .map(|t| {
@@ -248,7 +292,7 @@ impl Run<'_> {
                     if grad.defined() { Ok(grad) } else { Ok(t.f_zeros_like()?.f_detach()?) }
                 })
                 .collect::<Result<Vec<_>>>()?;
-            Ok((loss.f_double_value(&[])?, grads))
+            Ok((loss, grads))
         };
         let (loss, grads) = backward(&self.model)?;
         let norm = ovhost_torch::foreach_norm(&grads.iter().collect::<Vec<_>>())?.f_double_value(&[])?;

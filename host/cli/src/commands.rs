@@ -5,5 +5,6 @@ pub mod eval;
 pub mod infer;
 pub mod model;
 pub mod recipe;
+pub mod report;
 pub mod tokenizer;
 pub mod train;

@@ -41,6 +41,8 @@ enum Command {
     Infer(commands::infer::Args),
     /// Answer a data set's questions and score the answers
     Eval(commands::eval::Args),
+    /// Draw the curves of runs on one page
+    Report(commands::report::Args),
     /// Make and look at training data
     #[command(subcommand)]
     Data(commands::data::Command),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Infer(args) => commands::infer::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Report(args) => commands::report::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Model(command) => commands::model::run(command),

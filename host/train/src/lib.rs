@@ -13,6 +13,7 @@ pub mod guard;
 pub mod optimizer;
 pub mod recipe;
 mod record;
+pub mod report;
 pub mod run_folder;
 pub mod schedule;
 mod step;

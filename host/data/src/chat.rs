@@ -34,6 +34,9 @@ pub const IGNORE: i32 = -100;
 /// Shapes kept rendered; a shape is roles and part kinds, so real data has few.
 const PLAN_CACHE: usize = 4096;
 
+/// Most texts and images of a conversation. Each costs a token at least, and a template is rendered over all of them.
+const MOST_PARTS: usize = 8192;
+
 /// What can go wrong with a tokenizer folder or with one sample's conversation.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
@@ -277,6 +280,12 @@ impl ChatTokenizer {
     }
 
     fn plan(&self, messages: &[Message], generate: bool) -> Result<Arc<Plan>, ChatError> {
+        let parts: usize = messages.iter().map(|m| m.parts.len().max(1)).sum();
+        if parts > MOST_PARTS {
+            return Err(ChatError::Sample(format!(
+                "the conversation has {parts} texts and images; at most {MOST_PARTS} are encoded: split it"
+            )));
+        }
         let shape = Shape::of(messages, generate)?;
         if let Some(plan) = self.plans.read().unwrap_or_else(|e| e.into_inner()).get(&shape) {
             return Ok(plan.clone());

@@ -3,6 +3,8 @@
 //! A column is made when somebody asks for it. Columns that an earlier filter added travel with their row as one-row
 //! columns and are put end to end again here.
 
+use std::collections::HashMap;
+
 use ovhost_plugin::json::SAMPLE_COLUMNS;
 use ovhost_plugin::{Batch, Column, ColumnData, Ragged};
 use serde_json::{Map, Value};
@@ -228,9 +230,10 @@ fn learnt_answer(fields: &Map<String, Value>) -> Option<String> {
     let one = strings(fields.get("answer")).into_iter().next();
     one.or_else(|| {
         let all = strings(fields.get("answers"));
-        let votes = |candidate: &String| all.iter().filter(|answer| *answer == candidate).count();
+        let mut votes: HashMap<&str, usize> = HashMap::new();
+        all.iter().for_each(|answer| *votes.entry(answer).or_default() += 1);
         // `max_by_key` takes the last of equals.
-        all.iter().rev().max_by_key(|answer| votes(answer)).cloned()
+        all.iter().rev().max_by_key(|answer| votes[answer.as_str()]).cloned()
     })
 }
 

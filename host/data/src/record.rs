@@ -68,6 +68,9 @@ impl Reject {
     }
 }
 
+/// Most bytes of a sample's JSON or text. Real ones have kilobytes; parsed JSON takes up to forty times as much memory.
+pub const MOST_TEXT: usize = 64 << 20;
+
 /// Bounds for building records.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordOptions {
@@ -103,6 +106,7 @@ impl Record {
             if Some(position) == json {
                 record.fields = parse_fields(&part, &bytes)?;
             } else if Some(position) == text {
+                check_length(&part, bytes.len())?;
                 let text = String::from_utf8(bytes).map_err(|e| format!("part {part} is not UTF-8: {e}"))?;
                 caption = Some(text.trim_end_matches(['\n', '\r']).to_owned());
             } else if is_picture_name(&part) {
@@ -146,8 +150,7 @@ fn pick(raw: &RawSample, kind: &str) -> Result<Option<usize>, String> {
 }
 
 fn parse_fields(part: &str, bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("part {part} is not valid JSON: {e}"))?;
-    match value {
+    match parse_json(part, bytes)? {
         Value::Object(fields) => Ok(fields),
         // LLaVA's converters write the message list alone.
         Value::Array(messages) if !messages.is_empty() && messages.iter().all(Value::is_object) => {
@@ -155,6 +158,19 @@ fn parse_fields(part: &str, bytes: &[u8]) -> Result<Map<String, Value>, String> 
         }
         other => Err(format!("part {part} holds {}; it must be a JSON object or a list of messages", kind_of(&other))),
     }
+}
+
+/// Parses a JSON part.
+pub(crate) fn parse_json(part: &str, bytes: &[u8]) -> Result<Value, String> {
+    check_length(part, bytes.len())?;
+    serde_json::from_slice(bytes).map_err(|e| format!("part {part} is not valid JSON: {e}"))
+}
+
+fn check_length(part: &str, bytes: usize) -> Result<(), String> {
+    if bytes <= MOST_TEXT {
+        return Ok(());
+    }
+    Err(format!("part {part} has {bytes} bytes of text; at most {MOST_TEXT} are read"))
 }
 
 /// What a JSON value is, in words, for error texts.

@@ -1,7 +1,7 @@
 //! WebDataset tar shards, both ways.
 //!
 //! ```text
-//!  patterns ─ expand.rs ─► paths ─ read.rs ─► index of samples (header scan) ─► RawSample i, read directly
+//!  patterns ─ expand.rs ─► paths ─ scan.rs, read.rs ─► index of samples ─► RawSample i, read directly
 //!  (key, parts) ─ write.rs ─► NAME.tar + NAME.tar.idx, renamed when whole ─ energon.rs ─► .nv-meta/
 //! ```
 //! Nothing is ever extracted, so a member named `../../x` is only a key.
@@ -9,6 +9,7 @@
 mod energon;
 mod expand;
 mod read;
+mod scan;
 mod write;
 
 pub use energon::{check_split, write_nv_meta};

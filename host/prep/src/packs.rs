@@ -213,7 +213,8 @@ impl PacksFile {
         file.read_exact_at(&mut head, 0).map_err(io(&path, "read"))?;
         let number = |at: usize| head[at..].first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
         let (packed, packs, dropped) = (number(16), number(24), number(32));
-        if head[..8] != MAGIC[..] || size != HEADER + 4 * (packs + 1 + packed + dropped) {
+        let numbers = packs.checked_add(1).and_then(|n| n.checked_add(packed)?.checked_add(dropped)?.checked_mul(4));
+        if head[..8] != MAGIC[..] || numbers.and_then(|n| n.checked_add(HEADER)) != Some(size) {
             return Err(PrepError::Record {
                 path: path.display().to_string(),
                 why: "it is not whole".into(),
@@ -232,9 +233,12 @@ impl PacksFile {
             why: "its table is damaged".into(),
             next: AFRESH,
         };
-        let count = last.checked_sub(*first).ok_or_else(wrong)?;
+        let count = last.checked_sub(*first).filter(|_| u64::from(*last) <= self.packed).ok_or_else(wrong)?;
         let ordinals = self.numbers(HEADER + 4 * (self.packs + 1 + u64::from(*first)), count.into())?;
-        let cut = |w: &[u32]| ordinals.get((w[0] - first) as usize..(w[1] - first) as usize).map(<[u32]>::to_vec);
+        let cut = |w: &[u32]| {
+            let (from, to) = (w[0].checked_sub(*first)?, w[1].checked_sub(*first)?);
+            ordinals.get(from as usize..to as usize).map(<[u32]>::to_vec)
+        };
         begins.windows(2).map(|w| cut(w).ok_or_else(wrong)).collect()
     }
 

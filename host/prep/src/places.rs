@@ -115,7 +115,11 @@ impl<'a> SampleReader<'a> {
                 shard.path.display()
             ))
         };
-        let length = usize::try_from(end.saturating_sub(start)).map_err(|e| changed(e.to_string()))?;
+        let size = files.tar.metadata().map_err(io(&shard.path, "read its size"))?.len();
+        if start > end || end > size {
+            return Err(changed(format!("the file has {size}")));
+        }
+        let length = usize::try_from(end - start).map_err(|e| changed(e.to_string()))?;
         let mut bytes = vec![0; length];
         files.tar.read_exact_at(&mut bytes, start).map_err(|e| changed(e.to_string()))?;
         let raw = RawSample::from_tar(&bytes).map_err(changed)?;

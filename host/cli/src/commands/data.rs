@@ -181,7 +181,8 @@ fn show_pack(key: &str, pack: &Value) {
     let samples = pack["samples"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of = |name: &str| pack[name].to_string();
     println!(
-        "  {key}  pack of {} samples, {} of {} tokens, {} patches, made for {}",
+        "  {}  pack of {} samples, {} of {} tokens, {} patches, made for {}",
+        plain(key),
         samples.len(),
         of("tokens"),
         of("capacity"),
@@ -189,7 +190,7 @@ fn show_pack(key: &str, pack: &Value) {
         of("fingerprint")
     );
     for sample in samples {
-        let text = |name: &str| sample[name].as_str().map_or_else(|| sample[name].to_string(), str::to_owned);
+        let text = |name: &str| sample[name].as_str().map_or_else(|| sample[name].to_string(), plain);
         println!(
             "    {} of {}  {} tokens  {}  {}",
             text("key"),
@@ -201,23 +202,28 @@ fn show_pack(key: &str, pack: &Value) {
     }
 }
 
+/// A name of somebody's file as it may stand in a terminal.
+fn plain(name: &str) -> String {
+    name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
 fn show(args: &ShowArgs) -> Result<ExitCode> {
-    let mut left = args.limit;
+    let (mut left, mut damaged) = (args.limit, 0);
     for path in expand(&args.shards, Path::new(""))? {
-        let shard = Shard::open(&path)?;
+        let shard = Shard::open_damaged(&path)?;
         println!("{} · {} samples", path.display(), shard.len());
         for index in 0..shard.len().min(left) {
             match shard.record(index, &RecordOptions::default()) {
-                Err(reject) => println!("  {}: {}", reject.key, reject.reason),
+                Err(reject) => println!("  {}: {}", plain(&reject.key), reject.reason),
                 Ok(record) => {
                     match record.fields.get(MARK) {
                         Some(_) => show_pack(&record.key, &Value::Object(record.fields)),
-                        None => println!("  {}  {}", record.key, serde_json::to_string(&record.fields)?),
+                        None => println!("  {}  {}", plain(&record.key), serde_json::to_string(&record.fields)?),
                     }
                     for media in &record.media {
                         println!(
                             "      {}  {} × {}, {} bytes",
-                            media.name,
+                            plain(&media.name),
                             media.width,
                             media.height,
                             media.bytes.len()
@@ -231,10 +237,15 @@ fn show(args: &ShowArgs) -> Result<ExitCode> {
                 }
             }
         }
+        if let Some(damage) = shard.damage_reject() {
+            damaged += 1;
+            println!("  {}: {}", plain(&damage.key), damage.reason);
+        }
         left = left.saturating_sub(shard.len());
         if left == 0 {
             break;
         }
     }
+    ensure!(damaged == 0, "{damaged} of the shards are damaged; fetch or make them again");
     Ok(ExitCode::SUCCESS)
 }

@@ -29,8 +29,9 @@ impl<'a> Fill<'a> {
                 placeholders.len()
             )));
         }
-        let unused = (0..have).find(|i| !placeholders.contains(&(*i as u32)));
-        if let Some(unused) = unused {
+        let mut shown = vec![false; have];
+        placeholders.iter().for_each(|i| shown[*i as usize] = true);
+        if let Some(unused) = shown.iter().position(|shown| !shown) {
             return Err(ChatError::Sample(format!(
                 "the record has {have} images and the prompt {} image placeholders: nothing shows image {unused} (counted from 0)",
                 placeholders.len()

@@ -2,6 +2,7 @@
 //!
 //! * Size and kind come from the content, never from the file's name, and are read without decoding.
 //! * JPEG goes through a port of libjpeg-turbo, because other decoders differ on a fifth of the values.
+//! * A file that ends early is refused, as Pillow refuses it: libjpeg-turbo would fill in grey and carry on.
 //! * Conversion to RGB: grey is repeated, alpha is dropped (not blended), palettes are looked up. 16-bit colour keeps
 //!   its high byte, but plain 16-bit grey is clipped at 255, because Pillow does so and models were trained on that.
 //!   EXIF rotation is not applied. Animations give their first frame.
@@ -121,12 +122,36 @@ fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<RgbPicture, ImageError> 
     // Scans are bounded too: a small progressive file can ask for thousands of passes over a large picture.
     decoder.set_limits(DecodeLimits { max_pixels, max_scans: 512, ..DecodeLimits::default() });
     decoder.set_output_format(PixelFormat::Rgb);
+    if !has_end(bytes) {
+        return Err(fail(&"it ends before its end-of-image mark, so a part of the picture is missing"));
+    }
     let image = decoder.decode_image().map_err(|e| fail(&e))?;
     let data = image.data;
     if data.len() != width as usize * height as usize * 3 {
         return Err(fail(&format!("{} bytes of pixels for {width}x{height}", data.len())));
     }
     Ok(RgbPicture { width, height, data })
+}
+
+/// Whether the end-of-image mark comes after the last scan. Marks within segments (a thumbnail's) do not count.
+fn has_end(bytes: &[u8]) -> bool {
+    const FILL: u8 = 0xff;
+    let mut at = 2;
+    while let Some(next) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == FILL)) {
+        at += next + 1;
+        match bytes.get(at) {
+            Some(0xd9) => return true,
+            // Stuffed into a scan's data, or fill before a mark, or marks without content.
+            Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 1,
+            Some(&FILL) => {}
+            Some(_) => match bytes.get(at + 1..at + 3) {
+                Some(length) => at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2),
+                None => return false,
+            },
+            None => return false,
+        }
+    }
+    false
 }
 
 fn decode_other(

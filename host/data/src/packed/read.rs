@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Head, Layout, MARK, PackJson, Sample, reference};
 use crate::image::header;
-use crate::record::{Media, Record, RecordOptions, Reject};
+use crate::record::{MOST_TEXT, Media, Record, RecordOptions, Reject, parse_json};
 use crate::shards::{RawSample, Shard, ShardError};
 
 /// A pack, read. Its pictures are not decoded.
@@ -40,8 +40,12 @@ pub fn layout_of(shard: &Shard) -> Result<(Layout, Option<Head>), ShardError> {
         if sample.fault.is_some() {
             continue;
         }
-        let Some(json) = shard.read_part(index, |part| part == "json")? else { return Ok((Layout::Plain, None)) };
-        let Ok(fields) = serde_json::from_slice::<Value>(&json) else { continue };
+        let Some(member) = sample.members.iter().find(|m| m.part == "json") else { return Ok((Layout::Plain, None)) };
+        if member.size > MOST_TEXT as u64 {
+            continue;
+        }
+        let Some(json) = shard.read_part(index, |part| part == "json")? else { continue };
+        let Ok(fields) = parse_json("json", &json) else { continue };
         return match layout(&sample.key, &fields) {
             Layout::Packed => match head(&fields) {
                 Ok(head) => Ok((Layout::Packed, Some(head))),
@@ -82,8 +86,7 @@ pub fn parse(raw: RawSample, shard: &str, options: &RecordOptions) -> Result<Pac
     let failed = |reason: String| Reject { key: key.clone(), shard: shard.to_owned(), stage: "read", reason };
     let json = raw.parts.iter().find(|(part, _)| part == "json");
     let (_, json) = json.ok_or_else(|| failed("the pack has no part json".into()))?;
-    let fields: Value =
-        serde_json::from_slice(json).map_err(|e| failed(format!("part json is not valid JSON: {e}")))?;
+    let fields = parse_json("json", json).map_err(failed)?;
     match layout(&raw.key, &fields) {
         Layout::Packed => {}
         Layout::Reference => return Ok(reference::read(raw, &fields, place, shard, options)),
@@ -102,7 +105,12 @@ pub fn parse(raw: RawSample, shard: &str, options: &RecordOptions) -> Result<Pac
 }
 
 fn record(sample: Sample, members: &mut HashMap<String, Vec<u8>>, options: &RecordOptions) -> Result<Record, Reject> {
-    let Sample { key, source, index, images, record: fields, .. } = sample;
+    let Sample { key, source, index, row, images, record: fields, .. } = sample;
+    // Plugins see it as a signed number.
+    if row > i64::MAX as u64 {
+        let reason = format!("its row is {row}; at most {} is possible: the pack was altered", i64::MAX);
+        return Err(Reject { key, shard: source, stage: "read", reason });
+    }
     match images.iter().map(|name| picture(name, members, options)).collect() {
         Ok(media) => Ok(Record { key, shard: source, index, fields, media, ignored: 0 }),
         Err(reason) => Err(Reject { key, shard: source, stage: "read", reason }),

@@ -142,7 +142,7 @@ pub(super) fn runs(rows: Vec<Row>) -> Vec<Vec<Row>> {
     let mut out: Vec<Vec<Row>> = Vec::new();
     for row in rows {
         match out.last_mut() {
-            Some(run) if run.last().is_some_and(|r| r.ordinal + 1 == row.ordinal) => run.push(row),
+            Some(run) if run.last().is_some_and(|r| r.ordinal.checked_add(1) == Some(row.ordinal)) => run.push(row),
             _ => out.push(vec![row]),
         }
     }

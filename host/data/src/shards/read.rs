@@ -4,14 +4,13 @@
 //! [`Shard::open_damaged`] takes the whole samples before the damage and reports it.
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek};
+use std::io::Cursor;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::scan::Scan;
 use super::{ShardError, io_error};
 use crate::record::{Record, RecordOptions, Reject};
-
-const BLOCK: u64 = 512;
 
 /// One file of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub struct SampleIndex {
     pub key: String,
     /// In file order.
     pub members: Vec<Member>,
-    /// Why the sample cannot be read: a part that occurs twice, or is a link.
+    /// Why the sample cannot be read: a part that occurs twice, or is a link, or has a name that is not UTF-8.
     pub fault: Option<String>,
     /// Byte offset of the first header that belongs to it, long-name and PAX headers included.
     pub start: u64,
@@ -77,8 +76,10 @@ impl RawSample {
     pub fn from_tar(bytes: &[u8]) -> Result<RawSample, String> {
         let mut scan = Scan::default();
         scan.members(Cursor::new(bytes), bytes.len() as u64, false).map_err(|(at, why)| format!("byte {at}: {why}"))?;
-        // What came before the sample and has no place of its own (a sparse file) lies before it.
         let sample = scan.open.take().ok_or("no sample lies there")?;
+        if let Some(before) = scan.done.first() {
+            return Err(format!("samples \"{}\" and \"{}\" lie there, where one was", before.key, sample.key));
+        }
         if let Some(fault) = sample.fault {
             return Err(fault);
         }
@@ -243,124 +244,6 @@ impl Shard {
     }
 }
 
-#[derive(Default)]
-struct Scan {
-    done: Vec<SampleIndex>,
-    open: Option<SampleIndex>,
-    /// Where the last whole sample ends.
-    end: u64,
-    damage: Option<Damage>,
-    unnamed: u64,
-}
-
-impl Scan {
-    fn run(&mut self, file: File, length: u64) {
-        match self.members(file, length, true) {
-            Ok(()) => self.done.extend(self.open.take()),
-            // The sample in progress may have lost members: it is not whole.
-            Err((offset, reason)) => {
-                let cut = self.open.take();
-                self.end = cut.as_ref().map_or(self.end, |sample| sample.start);
-                let cut = cut.map(|sample| sample.key);
-                self.damage = Some(Damage { offset, reason, cut });
-            }
-        }
-    }
-
-    /// `whole`: the archive has an end mark, else it is a cut out of one.
-    fn members(&mut self, file: impl Read + Seek, length: u64, whole: bool) -> Result<(), (u64, String)> {
-        let mut archive = tar::Archive::new(file);
-        // End of the last member, padding included: where the next header or the end mark must be.
-        let mut end = Some(0u64);
-        // The same, of the last member whose end is known.
-        let mut known = 0;
-        let entries = archive.entries_with_seek().map_err(|e| (0, e.to_string()))?;
-        for entry in entries {
-            let entry = entry.map_err(|e| (end.unwrap_or(length).min(length), header_problem(&e)))?;
-            let (start, size) = (entry.raw_file_position(), entry.size());
-            let kind = entry.header().entry_type();
-            let header_at = entry.raw_header_position();
-            let name = String::from_utf8(entry.path_bytes().into_owned());
-            if kind.is_gnu_sparse() {
-                // Its size is that of the unpacked file; the place of the next header is the tar crate's business.
-                end = None;
-                if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
-                    self.fault(
-                        key,
-                        known,
-                        format!("part \"{part}\" is a sparse file, which is not read; pack it as it is"),
-                    );
-                }
-                continue;
-            }
-            let shown = || String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let stop = start.checked_add(size).filter(|stop| *stop <= length).ok_or_else(|| {
-                let have = length.saturating_sub(start);
-                (header_at, format!("member \"{}\" should have {size} bytes but the file ends after {have}", shown()))
-            })?;
-            let start_all = std::mem::replace(&mut known, stop.div_ceil(BLOCK) * BLOCK);
-            end = Some(known);
-            if kind.is_hard_link() || kind.is_symlink() {
-                // What it points to may lie in another sample, or outside the tar: the sample is not whole by itself.
-                if let Some((key, part)) = name.as_deref().ok().and_then(split_name) {
-                    let kind = if kind.is_symlink() { "symbolic" } else { "hard" };
-                    let to = entry.link_name_bytes().map(|to| String::from_utf8_lossy(&to).into_owned());
-                    let to = to.unwrap_or_default();
-                    self.fault(
-                        key,
-                        start_all,
-                        format!(
-                            "part \"{part}\" is a {kind} link to \"{to}\", and links are not followed; pack the shard \
-                             with tar's --dereference --hard-dereference"
-                        ),
-                    );
-                    self.end = known;
-                }
-                continue;
-            }
-            if !kind.is_file() {
-                continue;
-            }
-            let name = name.map_err(|_| (header_at, format!("member name \"{}\" is not UTF-8", shown())))?;
-            match split_name(&name) {
-                Some((key, part)) => {
-                    self.add(key, start_all, Member { part: part.to_owned(), offset: start, size });
-                    self.end = known;
-                }
-                None => self.unnamed += 1,
-            }
-        }
-        match end {
-            Some(end) if whole && end >= length => {
-                Err((end.min(length), "the file ends without the end-of-archive mark of a whole tar".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn add(&mut self, key: &str, start: u64, member: Member) {
-        let sample = self.sample(key, start);
-        if sample.members.iter().any(|m| m.part == member.part) {
-            let fault = format!("part \"{}\" occurs twice; the sample is ambiguous", member.part);
-            sample.fault.get_or_insert(fault);
-        }
-        sample.members.push(member);
-    }
-
-    /// The sample of that key has a part that cannot be read.
-    fn fault(&mut self, key: &str, start: u64, fault: String) {
-        self.sample(key, start).fault.get_or_insert(fault);
-    }
-
-    /// The open sample if it has that key, else a new one, which begins at `start`.
-    fn sample(&mut self, key: &str, start: u64) -> &mut SampleIndex {
-        if self.open.as_ref().is_some_and(|sample| sample.key != key) {
-            self.done.extend(self.open.take());
-        }
-        self.open.get_or_insert_with(|| SampleIndex { key: key.to_owned(), members: Vec::new(), fault: None, start })
-    }
-}
-
 /// Raises the process's bound on open files to what the system allows at most, once: shards stay open, and the usual
 /// bound of 1024 is less than a large data set has. Where it cannot be raised, opening says so.
 pub(crate) fn allow_many_files() {
@@ -377,24 +260,4 @@ pub(crate) fn allow_many_files() {
             }
         }
     });
-}
-
-fn header_problem(error: &std::io::Error) -> String {
-    format!("no readable tar header ({error})")
-}
-
-/// (key, part), or nothing for names that belong to no sample.
-fn split_name(name: &str) -> Option<(&str, &str)> {
-    // Reserved names: `__x__` as the first component.
-    let first = name.split('/').next().unwrap_or(name);
-    if first.len() >= 4 && first.starts_with("__") && first.ends_with("__") {
-        return None;
-    }
-    let base = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = base + name[base..].find('.')?;
-    // A hidden file (`dir/.x`) has no key of its own; an empty part (`a.`) has no kind.
-    if dot == base || dot + 1 == name.len() {
-        return None;
-    }
-    Some((&name[..dot], &name[dot + 1..]))
 }

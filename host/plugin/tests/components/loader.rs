@@ -8,20 +8,8 @@ use std::time::Duration;
 
 use crate::forge::{Forged, load_bytes};
 use crate::load_any::{Reached, load_bytes as try_any};
+use crate::mutate::{Random, mutate};
 use crate::{assert_says, frame, workspace};
-
-/// splitmix64: the same numbers on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
 
 /// Longest that any input may take; one takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,34 +125,6 @@ fn random_bytes_and_mutants_of_the_corpus() {
     }
     let reached = try_all(inputs);
     assert!(reached[&Reached::Types] > 100 && reached[&Reached::Scan] > 100, "{reached:?}");
-}
-
-/// One small change of the sort that fuzzers make.
-fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    if bytes.is_empty() {
-        bytes.extend_from_slice(other);
-        return;
-    }
-    let at = random.below(bytes.len());
-    let end = (at + 1 + random.below(63)).min(bytes.len());
-    match random.below(8) {
-        0 => bytes[at] ^= 1 << random.below(8),
-        1 => bytes[at] = random.below(256) as u8,
-        2 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
-        3 => drop(bytes.drain(at..end)),
-        4 => {
-            let again = bytes[at..end].to_vec();
-            bytes.splice(at..at, again);
-        }
-        // The largest number that LEB128 can say, where a length or an index may be.
-        5 => drop(bytes.splice(at..end.min(at + 1), [0xff, 0xff, 0xff, 0xff, 0x0f])),
-        6 if !other.is_empty() => {
-            let from = random.below(other.len());
-            let to = (from + 1 + random.below(255)).min(other.len());
-            bytes.splice(at..end, other[from..to].iter().copied());
-        }
-        _ => bytes.truncate(at),
-    }
 }
 
 #[test]

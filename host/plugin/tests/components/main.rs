@@ -18,6 +18,8 @@ mod loader;
 mod loading;
 mod misbehave;
 mod misbehave_more;
+#[path = "../../../../tests/fuzz/src/mutate.rs"]
+mod mutate;
 mod streaming;
 mod trusting;
 

@@ -1,5 +1,7 @@
 //! The shapes of records: JSON fields in, turns out. Errors say which field, what it held and what is allowed.
 
+use std::collections::BTreeMap;
+
 use ovhost_sdk::prelude::*;
 use serde_json::Map;
 
@@ -208,10 +210,11 @@ fn answer(place: &str, fields: &Record) -> Result<String, String> {
     let answers: Option<Vec<String>> = list.as_array().and_then(|list| list.iter().map(text).collect());
     let answers = answers.filter(|answers| !answers.is_empty());
     let answers = answers.ok_or_else(|| format!("`{place}answers` is {}; want a list of texts", brief(list)))?;
-    let votes = |candidate: &String| answers.iter().filter(|answer| *answer == candidate).count();
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    answers.iter().for_each(|answer| *votes.entry(answer).or_default() += 1);
     let mut best = &answers[0];
     for candidate in &answers[1..] {
-        if votes(candidate) > votes(best) {
+        if votes[candidate.as_str()] > votes[best.as_str()] {
             best = candidate;
         }
     }

@@ -205,7 +205,7 @@ fn training_goes_through_whatever_is_in_a_whole_tar() {
     };
     for (key, words) in [
         ("picture-nothing", "the file is empty"),
-        ("picture-too-wide", "side ratio"),
+        ("picture-too-wide", "too elongated"),
         ("picture-cut", "corrupt JPEG"),
         ("picture-text", "not a picture"),
         ("json-1", "not valid JSON"),

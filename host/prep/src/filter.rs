@@ -288,7 +288,8 @@ impl Step for Filter<'_> {
                 input.path.display()
             )));
         }
-        let mut made = Made { counts: Counters { read: shard.len() as u64, ..Counters::default() }, ..Made::default() };
+        let mut made =
+            Made { counts: Counters { read: shard.len() as u64, ..Counters::default() }, ..Made::within(out) };
         if shard.len() as u64 != input.samples {
             return Err(PrepError::Option(format!(
                 "{} has {} samples now and had {} when the step was planned; do not change shards under a running step",

@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ovhost_data::Reject;
 use ovhost_data::rejects::{BudgetWords, Counters, RejectBudget};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::error::{AFRESH, PrepError, io};
-use crate::files::{get_json, hex, put, put_json, put_with, sha256};
+use crate::files::{get_json, hex, put_json, put_with, sha256};
+use crate::rejects::Rejects;
 
 /// What a step will do: the settings that its output depends on, and its jobs.
 #[derive(Debug, Clone)]
@@ -140,7 +140,14 @@ pub struct Made {
     /// What became of its samples.
     pub counts: Counters,
     /// The rejected and the filtered ones.
-    pub rejects: Vec<Reject>,
+    pub rejects: Rejects,
+}
+
+impl Made {
+    /// Nothing yet. Of many rejects most lie in a file in `out` until the job is committed.
+    pub fn within(out: &Path) -> Self {
+        Made { rejects: Rejects::within(out), ..Made::default() }
+    }
 }
 
 /// The record of a job that is done.
@@ -315,7 +322,7 @@ pub fn run<S: Step>(step: &S, plan: &Plan, options: &RunOptions<'_>) -> Result<S
     let one = |worker: &mut S::Worker, index: usize| -> Result<(), PrepError> {
         tick(0)?;
         let made = step.job(worker, index, &options.out, &tick)?;
-        let last = made.rejects.iter().rev().find(|r| r.stage != "filter").map(Reject::words);
+        let last = made.rejects.last().map(str::to_owned);
         let record = folder.commit(&plan.jobs[index], made)?;
         let mut counts = lock(&counts);
         counts.add(&record.counts);
@@ -497,17 +504,7 @@ impl Folder {
     }
 
     fn commit(&self, job: &str, made: Made) -> Result<Done, PrepError> {
-        let mut lines = Vec::new();
-        for reject in &made.rejects {
-            let line = serde_json::to_string(reject).map_err(|e| PrepError::Record {
-                path: job.to_owned(),
-                why: format!("a reject cannot be written: {e}"),
-                next: "this is a defect of the program",
-            })?;
-            lines.extend_from_slice(line.as_bytes());
-            lines.push(b'\n');
-        }
-        put(&self.jobs.join(format!("{job}.rejects.jsonl")), &lines)?;
+        made.rejects.put(&self.jobs.join(format!("{job}.rejects.jsonl")))?;
         let done = Done { plan: self.fingerprint.clone(), job: job.to_owned(), files: made.files, counts: made.counts };
         put_json(&self.jobs.join(format!("{job}.json")), &done)?;
         Ok(done)

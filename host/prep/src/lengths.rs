@@ -167,7 +167,7 @@ impl Step for Lengths<'_> {
         }
         let (count, offsets, damage) = (shard.len() as u64, shard.offsets(), shard.damage_reject());
         *worker.shard.shard.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);
-        let mut made = Made { counts: Counters { read: count, ..Counters::default() }, ..Made::default() };
+        let mut made = Made { counts: Counters { read: count, ..Counters::default() }, ..Made::within(out) };
         let mut lengths: Vec<u8> = Vec::with_capacity(8 * count as usize);
         for first in (0..count).step_by(CHUNK as usize) {
             let last = count.min(first + CHUNK);

@@ -18,9 +18,11 @@ mod ordered;
 pub mod pack;
 pub mod packs;
 mod places;
+mod rejects;
 mod write;
 
 pub use error::PrepError;
 pub use filter::{FilterSettings, filter, plugin_record};
 pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary, WORDS};
 pub use pack::{PackSettings, Packed, Phase, pack};
+pub use rejects::Rejects;

@@ -9,8 +9,9 @@
 //! of all shards.
 //!
 //! **Memory** a sample, beyond a constant and what the packer itself holds open: 8 B lengths + 4 B order + 4 B ordinal + up
-//! to 8 B where packs begin (a pack a sample, while its list grows) = 24 B while packing; after that the lengths and the
-//! order are gone, and 4 B ordinal + 4 B beginning + 4 B order of the packs remain. A test holds it to 32 B.
+//! to 8 B where packs begin (a pack a sample, while its list grows) or in the list of what the packer gave up = 24 B while
+//! packing; after that the lengths and the order are gone, and 4 B ordinal + 4 B beginning + 4 B order of the packs remain.
+//! A test holds it to 32 B. The rejects of what was given up go to disk as they are made.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -127,6 +128,14 @@ pub fn pack_lengths(
     Ok(packs)
 }
 
+/// Adds to a list of which there may be one for each of `samples`: doubling would need room for twice as many.
+fn push_exact(list: &mut Vec<u32>, number: u32, samples: usize) {
+    if list.len() == list.capacity() {
+        list.reserve_exact((samples / 32).max(1 << 12));
+    }
+    list.push(number);
+}
+
 impl Packs {
     /// Number of packs.
     pub fn len(&self) -> usize {
@@ -150,14 +159,10 @@ impl Packs {
                 self.tokens += u64::from(lengths[ordinal as usize][0]);
                 self.ordinals.push(ordinal);
             }
-            if self.begins.len() == self.begins.capacity() {
-                // Doubling would need room for twice as many.
-                self.begins.reserve_exact((order.len() / 32).max(1 << 12));
-            }
-            self.begins.push(self.ordinals.len() as u32);
+            push_exact(&mut self.begins, self.ordinals.len() as u32, order.len());
         }
         for id in &packing.dropped {
-            self.dropped.push(ordinal(id)?);
+            push_exact(&mut self.dropped, ordinal(id)?, order.len());
         }
         Ok(())
     }
@@ -313,7 +318,7 @@ impl Step for PackAll<'_> {
         let s = self.settings;
         let spec = PackSpec { limits: s.limits, seed: s.seed, shuffle: s.shuffle };
         let packs = pack_lengths(s.stages.packer()?.as_mut(), lengths, &spec, tick)?;
-        let mut made = Made::default();
+        let mut made = Made::within(out);
         let mut reader = SampleReader::new(self.places, out);
         for ordinal in &packs.dropped {
             let found = reader.read(*ordinal)?;

@@ -194,7 +194,7 @@ impl<'a> Step for Write<'a> {
         file.close()?;
         let made = MadeFile { name, ..MadeFile::of(&file.temporary(), "", file.samples())? };
         file.publish()?;
-        Ok(Made { files: vec![made], counts, rejects: Vec::new() })
+        Ok(Made { files: vec![made], counts, ..Made::default() })
     }
 
     fn finish(&self, out: &Path, done: &[Done], counts: &Counters) -> Result<(), PrepError> {

@@ -55,8 +55,10 @@ impl Step for Numbers {
         put(&out.join(&name), sum.to_string().as_bytes())?;
         let reject = Reject { key: format!("k{index}"), shard: "s".into(), stage: "read", reason: "why".into() };
         let rejected = [("read".to_owned(), 1)].into();
+        let mut made = Made::within(out);
+        made.rejects.push(reject);
         let counts = Counters { read: 2, samples: 1, rejected, ..Counters::default() };
-        Ok(Made { files: vec![MadeFile::of(&out.join(&name), &name, 1)?], counts, rejects: vec![reject] })
+        Ok(Made { files: vec![MadeFile::of(&out.join(&name), &name, 1)?], counts, ..made })
     }
 
     fn finish(&self, out: &Path, done: &[Done], _: &Counters) -> Result<(), PrepError> {

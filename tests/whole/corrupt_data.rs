@@ -245,8 +245,9 @@ fn altered_records_of_a_step() {
             bytes[middle..].iter_mut().step_by(7).for_each(|b| *b = b.wrapping_add(1));
         },
     ];
-    for (path, bytes) in &whole {
-        for (i, alter) in alterations.iter().enumerate() {
+    for (n, (path, bytes)) in whole.iter().enumerate() {
+        // Two of the three for each.
+        for (i, alter) in alterations.iter().enumerate().filter(|(i, _)| *i != n % 3) {
             let mut altered = bytes.clone();
             if altered.is_empty() {
                 continue;

@@ -37,6 +37,9 @@ const PLAN_CACHE: usize = 4096;
 /// Most texts and images of a conversation. Each costs a token at least, and a template is rendered over all of them.
 const MOST_PARTS: usize = 8192;
 
+/// Longest text that is tokenised, in bytes: about a million tokens. A tokenizer takes a hundred bytes and more for each.
+pub const MOST_BYTES: usize = 4 << 20;
+
 /// What can go wrong with a tokenizer folder or with one sample's conversation.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
@@ -202,7 +205,16 @@ impl ChatTokenizer {
     }
 
     /// Token ids of plain text, special tokens disabled.
+    ///
+    /// # Errors
+    /// A text over [`MOST_BYTES`].
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, ChatError> {
+        if text.len() > MOST_BYTES {
+            return Err(ChatError::Sample(format!(
+                "it has a text of {} bytes; at most {MOST_BYTES} are tokenised: split it",
+                text.len()
+            )));
+        }
         let encoding = self.tokenizer.encode_fast(text, false);
         let encoding = encoding.map_err(|e| ChatError::Sample(format!("the tokenizer failed: {e}")))?;
         Ok(encoding.get_ids().to_vec())

@@ -69,7 +69,7 @@ impl Reject {
 }
 
 /// Most bytes of a sample's JSON or text. Real ones have kilobytes; parsed JSON takes up to forty times as much memory.
-pub const MOST_TEXT: usize = 64 << 20;
+pub const MOST_TEXT: usize = 16 << 20;
 
 /// Bounds for building records.
 #[derive(Debug, Clone, Copy)]

@@ -147,6 +147,26 @@ fn good_records_work() {
     }
 }
 
+/// Words without end are tokenised in a time that grows with their length, not with its square.
+#[test]
+fn texts_of_megabytes() {
+    for unit in ["a", " ", "\n", "7", "a b", "🟥", "<image>", "<|im_start|>", "\u{301}", "'"] {
+        let time = |kilobytes: usize| {
+            let text = unit.repeat((kilobytes << 10) / unit.len());
+            let from = std::time::Instant::now();
+            assert!(chat(&input(0, &json!({"question": "a?", "answer": text}))) >= Reached::Partly);
+            from.elapsed().as_secs_f64()
+        };
+        let (one, eight) = (time(64), time(512));
+        println!("{unit:?}: {one:.2} s for 64 KiB, {eight:.2} s for 512 KiB");
+        assert!(eight < 20.0 * one + 3.0, "{unit:?}: {one} s, {eight} s");
+    }
+    // Longer than any model's context: refused, as an answer and as a part.
+    let long = "word ".repeat(1 << 20);
+    assert_eq!(chat(&input(0, &json!({"question": long, "answer": "a"}))), Reached::Partly);
+    assert_eq!(chat(&input(0, &json!({"question": long.repeat(4), "answer": "a"}))), Reached::Refused);
+}
+
 #[test]
 fn nested_without_end() {
     for depth in [100, 127, 128, 129, 100_000] {

@@ -2,7 +2,10 @@
 
 use std::sync::Mutex;
 
+use ovhost_data::Reject;
+
 use super::*;
+use crate::files::put;
 
 /// Writes its number into a file; in order, the sum of all numbers so far.
 struct Numbers {

@@ -1,8 +1,8 @@
 //! Encoded picture → patch rows, equal to the reference's `Qwen2VLImageProcessor` on Pillow.
 //!
 //! ```text
-//!  bytes ─ decode ─► RGB u8 [h,w,3] ─ smart_resize + bicubic ─► [h',w',3] ─ scale, normalise, patchify ─► f32 [patches, 3·t·p·p]
-//!            │                            (resample.rs)                      (one table look-up a value)
+//!  bytes ─ decode ─► RGB u8 [h,w,3] ─ smart_resize + bicubic ─► rows of tokens ─ scale, normalise, patchify ─► f32 [patches, 3·t·p·p]
+//!            │                            (resample.rs)                          (one table look-up a value)
 //!            └ decode.rs: header, bounds, Pillow's conversion to RGB
 //! ```
 //! Sizes, grids and token counts need only (width, height), never pixels.
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{RgbPicture, decode_rgb, header};
+pub use decode::{RgbPicture, decode_rgb, header, header_of};
 
 /// Pictures whose header promises more pixels than this are refused before anything is decoded.
 pub const DEFAULT_MAX_DECODE_PIXELS: u64 = 100_000_000;
@@ -257,7 +257,12 @@ impl ImageProcessor {
     /// Patches along (time, height, width) for a picture of this size.
     pub fn grid(&self, width: u32, height: u32) -> Result<[usize; 3], ImageError> {
         let (h, w) = self.smart_resize(height, width)?;
-        Ok([1, (h / self.patch_size) as usize, (w / self.patch_size) as usize])
+        Ok(self.whole_grid(h, w).map(|side| side as usize))
+    }
+
+    /// Patches along (time, height, width) of a picture whose sides are whole multiples of the factor.
+    fn whole_grid(&self, height: u32, width: u32) -> [i64; 3] {
+        [1, (height / self.patch_size).into(), (width / self.patch_size).into()]
     }
 
     /// Tokens that a picture of this size takes in the decoder (without its start and end tags).
@@ -280,18 +285,23 @@ impl ImageProcessor {
         let picture = decode_rgb(bytes, self.max_decode_pixels)?;
         let (height, width) = self.smart_resize(picture.height, picture.width)?;
         let to = (width as usize, height as usize);
-        if (height, width) == (picture.height, picture.width) {
-            return Ok(self.patchify(&picture.data, to.1, to.0, out));
-        }
         let from = (picture.width as usize, picture.height as usize);
-        Ok(self.patchify(&resample::bicubic(&picture.data, from, to), to.1, to.0, out))
+        let grid = self.whole_grid(height, width);
+        out.reserve(to.0 * to.1 * self.patch_dim() / (self.patch_size * self.patch_size) as usize);
+        let levels = self.levels();
+        // One row of tokens after the other: the resized picture never exists as a whole.
+        let stripe = self.factor() as usize;
+        resample::bicubic_stripes(&picture.data, from, to, stripe, |rows| {
+            self.patchify(rows, rows.len() / (to.0 * 3), to.0, &levels, out);
+        });
+        Ok(grid)
     }
 
     /// What a black picture of this size becomes: same grid, no content. For measuring what a model sees.
     pub fn blank_to(&self, width: u32, height: u32, out: &mut Vec<f32>) -> Result<[i64; 3], ImageError> {
         let (h, w) = self.smart_resize(height, width)?;
-        let (h, w) = (h as usize, w as usize);
-        Ok(self.patchify(&vec![0; h * w * 3], h, w, out))
+        self.patchify(&vec![0; h as usize * w as usize * 3], h as usize, w as usize, &self.levels(), out);
+        Ok(self.whole_grid(h, w))
     }
 
     /// The normalised value of every 8-bit level, per channel. The product is taken in f64 and rounded once to f32,
@@ -305,9 +315,8 @@ impl ImageProcessor {
 
     /// `rgb`: [height, width, 3], sides whole multiples of the factor. Patch order: block row, block column, row in the
     /// block, column in the block; a block is `merge`×`merge` patches.
-    fn patchify(&self, rgb: &[u8], height: usize, width: usize, data: &mut Vec<f32>) -> [i64; 3] {
+    fn patchify(&self, rgb: &[u8], height: usize, width: usize, levels: &[[f32; 256]; 3], data: &mut Vec<f32>) {
         let (patch, merge) = (self.patch_size as usize, self.merge_size as usize);
-        let levels = self.levels();
         let frame = patch * patch;
         let frames = self.temporal_patch_size as usize;
         let (rows, cols) = (height / patch, width / patch);
@@ -331,7 +340,6 @@ impl ImageProcessor {
                 }
             }
         }
-        [1, rows as i64, cols as i64]
     }
 }
 

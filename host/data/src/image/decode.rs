@@ -7,7 +7,7 @@
 //!   its high byte, but plain 16-bit grey is clipped at 255, because Pillow does so and models were trained on that.
 //!   EXIF rotation is not applied. Animations give their first frame.
 
-use std::io::Cursor;
+use std::io::{BufRead, Cursor, ErrorKind, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -25,6 +25,9 @@ pub struct RgbPicture {
     /// [height, width, 3].
     pub data: Vec<u8>,
 }
+
+/// Bytes at the beginning that tell every known kind.
+const HEAD: usize = 64;
 
 /// File extensions (lower case) that mean "this member is a picture".
 pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
@@ -92,16 +95,67 @@ fn bounded(format: &'static str, width: u32, height: u32, bound: u64) -> Result<
 
 /// (width, height) from the header alone; pictures over `max_pixels` are refused.
 pub fn header(bytes: &[u8], max_pixels: u64) -> Result<(u32, u32), ImageError> {
-    let (format, name) = format_of(bytes)?;
-    let (width, height) = contained(name, || match format {
-        ImageFormat::Jpeg => {
-            let info = libjpeg_turbo_rs::probe(bytes).map_err(|e| corrupt(name)(&e))?;
-            Ok((info.width as u32, info.height as u32))
+    header_of(&mut Cursor::new(bytes), max_pixels)
+}
+
+/// As [`header`], of a file that is read no further than its size needs: the first kilobytes of most, and of the others those
+/// places where the size lies.
+pub fn header_of<R: BufRead + Seek>(file: &mut R, max_pixels: u64) -> Result<(u32, u32), ImageError> {
+    let mut head = Vec::with_capacity(HEAD);
+    let read =
+        file.by_ref().take(HEAD as u64).read_to_end(&mut head).and_then(|_| file.seek_relative(-(head.len() as i64)));
+    let (format, name) = format_of(&head)?;
+    let (width, height) = contained(name, || {
+        read.map_err(|e| corrupt(name)(&e))?;
+        match format {
+            ImageFormat::Jpeg => jpeg_size(file).map_err(|e| corrupt(name)(&e)),
+            _ => ImageReader::with_format(file, format).into_dimensions().map_err(|e| corrupt(name)(&e)),
         }
-        _ => ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().map_err(|e| corrupt(name)(&e)),
     })?;
     bounded(name, width, height, max_pixels)?;
     Ok((width, height))
+}
+
+/// (width, height) out of a JPEG's frame header (ITU-T T.81, B.2.2). Segments before it are skipped over, however large; what
+/// follows it is not looked at.
+fn jpeg_size<R: BufRead + Seek>(file: &mut R) -> std::io::Result<(u32, u32)> {
+    fn bytes<const N: usize>(file: &mut impl Read) -> std::io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let read = file.read_exact(&mut bytes);
+        read.map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => std::io::Error::other("it ends before the size of its frame"),
+            _ => e,
+        })?;
+        Ok(bytes)
+    }
+    let wrong = |what: String| Err(std::io::Error::other(what));
+    let [_, _] = bytes(file)?;
+    loop {
+        // As libjpeg does: bytes that belong to nothing are skipped, and a marker may have any number of FF before it.
+        while bytes(file)? != [0xFF] {}
+        let marker = loop {
+            let [byte] = bytes(file)?;
+            if byte != 0xFF {
+                break byte;
+            }
+        };
+        match marker {
+            // A stuffed FF is data; restart and TEM markers have nothing after them.
+            0x00 | 0x01 | 0xD0..=0xD7 => continue,
+            0xD8 => return wrong("it begins a second time before its frame".into()),
+            0xD9 | 0xDA => return wrong(format!("marker FF{marker:02X} comes before the size of its frame")),
+            _ => {}
+        }
+        let length = u16::from_be_bytes(bytes(file)?);
+        match marker {
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF if length >= 8 => {
+                let [_precision, h1, h0, w1, w0] = bytes(file)?;
+                return Ok((u16::from_be_bytes([w1, w0]).into(), u16::from_be_bytes([h1, h0]).into()));
+            }
+            _ if length < 2 => return wrong(format!("segment FF{marker:02X} has the length {length}")),
+            _ => file.seek_relative(i64::from(length) - 2)?,
+        }
+    }
 }
 
 /// Decodes to RGB; pictures over `max_pixels` are refused from their header.

@@ -1,3 +1,4 @@
+use std::io::Cursor;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -166,6 +167,60 @@ fn bad_files_are_errors_that_say_why() {
     assert!(message.contains("65536x65536 = 4294967296 pixels is over the bound of 100000000"), "{message}");
 }
 
+/// A JPEG whose size lies behind segments of other programs, as cameras and editors write them.
+fn behind_segments(jpeg: &[u8], count: usize) -> Vec<u8> {
+    let mut out = jpeg[..2].to_vec();
+    for i in 0..count {
+        out.extend([0xFF, 0xE1 + (i % 12) as u8, 0xFF, 0xFF]);
+        // It looks like the frame header of another size.
+        out.extend([0xFF, 0xC0, 0x00, 0x11, 0x08, 0x00, 0x07, 0x00, 0x09].iter().cycle().take(65_533));
+    }
+    out.extend([0xFF, 0xFF]);
+    out.extend_from_slice(&jpeg[2..]);
+    out
+}
+
+#[test]
+fn sizes_behind_large_segments_are_found_and_read_by_seeking() {
+    struct Counted<'a>(Cursor<&'a [u8]>, u64);
+    impl std::io::Read for Counted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let read = self.0.read(buffer)?;
+            self.1 += read as u64;
+            Ok(read)
+        }
+    }
+    impl std::io::Seek for Counted<'_> {
+        fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+    let (folder, _) = pictures();
+    for name in ["420.jpg", "progressive.jpg"] {
+        let jpeg = std::fs::read(folder.join(name)).unwrap();
+        let large = behind_segments(&jpeg, 30);
+        assert!(large.len() > 1_900_000);
+        assert_eq!(decode_rgb(&large, u64::MAX).unwrap(), decode_rgb(&jpeg, u64::MAX).unwrap(), "{name}");
+        assert_eq!(header(&large, u64::MAX).unwrap(), (61, 47), "{name}");
+        let mut file = std::io::BufReader::with_capacity(512, Counted(Cursor::new(&large), 0));
+        assert_eq!(header_of(&mut file, u64::MAX).unwrap(), (61, 47), "{name}");
+        let read = file.into_inner().1;
+        assert!(read < 40_000, "{read} bytes were read to learn a size");
+        // A file that ends within them has no size.
+        let message = header(&large[..1_000_000], u64::MAX).unwrap_err().to_string();
+        assert!(message.contains("it ends before the size of its frame"), "{message}");
+    }
+    for (bytes, why) in [
+        (&[0xFF, 0xD8, 0xFF, 0xDA, 0, 2][..], "marker FFDA comes before"),
+        (&[0xFF, 0xD8, 0xFF, 0xE0, 0, 1], "segment FFE0 has the length 1"),
+        (&[0xFF, 0xD8, 0xFF, 0xD8], "a second time"),
+        (&[0xFF, 0xD8, 0xFF, 0xC0, 0, 8, 8, 0, 0, 0, 9], "its size is 9x0"),
+    ] {
+        let message = header(bytes, u64::MAX).unwrap_err().to_string();
+        assert!(message.starts_with("corrupt JPEG picture: ") && message.contains(why), "{message}");
+    }
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 1 { 0xEDB8_8320 ^ (c >> 1) } else { c >> 1 })
@@ -192,8 +247,10 @@ proptest! {
             bytes[at] = value;
         }
         bytes.truncate(keep.index(bytes.len()) + 1);
+        let size = header(&bytes, 1_000_000);
         if let Ok(picture) = decode_rgb(&bytes, 1_000_000) {
             prop_assert_eq!(picture.data.len(), picture.width as usize * picture.height as usize * 3);
+            prop_assert_eq!(size.unwrap(), (picture.width, picture.height), "header and decoder agree");
         }
     }
 
@@ -235,7 +292,7 @@ fn speed() {
     time("decode", &|| drop(decode_rgb(&bytes, u64::MAX)));
     time("resize", &|| drop(resample::bicubic(&picture.data, from, to)));
     time("patchify", &|| {
-        processor.patchify(&resized, to.1, to.0, &mut Vec::new());
+        processor.patchify(&resized, to.1, to.0, &processor.levels(), &mut Vec::new());
     });
     time("all", &|| drop(processor.process(&bytes)));
 }

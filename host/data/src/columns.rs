@@ -20,6 +20,9 @@ pub const STANDARD: [&str; 15] = SAMPLE_COLUMNS;
 /// Of these, the ones that cost more than a look into the record.
 pub const COSTLY: [&str; 2] = ["phash", "text-tokens"];
 
+/// Of these, the ones that need more of a picture than its header.
+pub const PIXELS: [&str; 1] = ["phash"];
+
 /// What columns that are computed need beside the records.
 #[derive(Clone, Copy)]
 pub struct Compute<'a> {
@@ -88,7 +91,7 @@ fn standard(rows: &[RowView<'_>], name: &str, compute: Compute<'_>) -> Option<Co
         "widths" => Column::new(name, ColumnData::U32Lists(Ragged::from_rows(media(|m| m.width)))),
         "heights" => Column::new(name, ColumnData::U32Lists(Ragged::from_rows(media(|m| m.height)))),
         "image-bytes" => {
-            let sum = |r: &RowView<'_>| r.record.media.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
+            let sum = |r: &RowView<'_>| r.record.media.iter().map(|m| m.size).sum::<u64>();
             let sums = rows.iter().map(|r| u32::try_from(sum(r)).unwrap_or(u32::MAX));
             Column::new(name, ColumnData::U32s(sums.collect()))
         }
@@ -279,8 +282,13 @@ mod tests {
 
     fn record(fields: Value, sizes: &[(u32, u32)]) -> Record {
         let Value::Object(fields) = fields else { unreachable!("tests give objects") };
-        let media =
-            sizes.iter().map(|(w, h)| Media { name: "png".into(), bytes: vec![0; 5].into(), width: *w, height: *h });
+        let media = sizes.iter().map(|(w, h)| Media {
+            name: "png".into(),
+            bytes: vec![0; 5].into(),
+            size: 5,
+            width: *w,
+            height: *h,
+        });
         Record { key: "k".into(), shard: "s.tar".into(), index: 7, fields, media: media.collect(), ignored: 0 }
     }
 

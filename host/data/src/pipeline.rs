@@ -405,6 +405,11 @@ impl RowPipeline {
         self
     }
 
+    /// Whether a filter or the prompt looks into pictures: then their headers alone will not do.
+    pub fn reads_pixels(&self) -> bool {
+        self.filters.reads().chain(&self.prompt_reads).any(|name| columns::PIXELS.contains(&name.as_str()))
+    }
+
     /// Makes the samples of `items` (ascending ordinals). One outcome per item, in order; of packs one per sample of each.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //!  RawSample { key, [("json", …), ("png", …), ("txt", …)] } ─► Record { fields, media } ─► filters, prompts, loader
 //!                                                           └► Reject  ─► rejects.jsonl (one line each)
 //! ```
-//! Pictures are not decoded here; only their headers are read.
+//! Pictures are not decoded here; only their headers are looked at, and where nothing else is wanted only those are read.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::image::{DEFAULT_MAX_DECODE_PIXELS, decode::is_picture_name, header};
+use crate::image::{DEFAULT_MAX_DECODE_PIXELS, ImageError, decode::is_picture_name, header};
 use crate::shards::RawSample;
 
 /// One picture of a record, still encoded.
@@ -22,8 +22,10 @@ use crate::shards::RawSample;
 pub struct Media {
     /// Part of the member's name after the key: `png`, `img0.jpg`.
     pub name: String,
-    /// The encoded file.
+    /// The encoded file. Empty where only the header was read ([`Shard::record_by_headers`](crate::shards::Shard::record_by_headers)).
     pub bytes: Arc<[u8]>,
+    /// Bytes of the encoded file.
+    pub size: u64,
     /// Width in pixels, from the header.
     pub width: u32,
     /// Height in pixels, from the header.
@@ -84,11 +86,42 @@ impl Default for RecordOptions {
     }
 }
 
+/// What was read of a sample's part.
+pub(crate) enum Content {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Of a picture its bytes, counted, and (width, height).
+    Header(u64, Result<(u32, u32), ImageError>),
+    /// Nothing: it is of a kind that is not used.
+    Unread,
+}
+
+impl Content {
+    /// Whether a part of this name is read whole where only headers of pictures are wanted.
+    pub(crate) fn is_text(part: &str) -> bool {
+        TEXTS.iter().any(|kind| is_kind(part, kind))
+    }
+}
+
+/// Parts that are text.
+const TEXTS: [&str; 2] = ["json", "txt"];
+
 impl Record {
     /// Builds the record of a raw sample. `shard` is the shard's file name, `index` the position in it.
     pub fn build(raw: RawSample, shard: &str, index: u64, options: &RecordOptions) -> Result<Record, Reject> {
-        let key = raw.key.clone();
-        Self::try_build(raw, shard, index, options).map_err(|reason| Reject {
+        let parts = raw.parts.into_iter().map(|(name, bytes)| (name, Content::Whole(bytes))).collect();
+        Self::of_parts(raw.key, parts, shard, index, options)
+    }
+
+    /// As [`Self::build`], of parts of which some were not read whole.
+    pub(crate) fn of_parts(
+        key: String,
+        parts: Vec<(String, Content)>,
+        shard: &str,
+        index: u64,
+        options: &RecordOptions,
+    ) -> Result<Record, Reject> {
+        Self::try_build(key.clone(), parts, shard, index, options).map_err(|reason| Reject {
             key,
             shard: shard.to_owned(),
             stage: "read",
@@ -96,24 +129,36 @@ impl Record {
         })
     }
 
-    fn try_build(raw: RawSample, shard: &str, index: u64, options: &RecordOptions) -> Result<Record, String> {
-        let json = pick(&raw, "json")?;
-        let text = pick(&raw, "txt")?;
-        let mut record =
-            Record { key: raw.key, shard: shard.to_owned(), index, fields: Map::new(), media: vec![], ignored: 0 };
+    fn try_build(
+        key: String,
+        parts: Vec<(String, Content)>,
+        shard: &str,
+        index: u64,
+        options: &RecordOptions,
+    ) -> Result<Record, String> {
+        let json = pick(&parts, "json")?;
+        let text = pick(&parts, "txt")?;
+        let mut record = Record { key, shard: shard.to_owned(), index, fields: Map::new(), media: vec![], ignored: 0 };
         let mut caption = None;
-        for (position, (part, bytes)) in raw.parts.into_iter().enumerate() {
-            if Some(position) == json {
-                record.fields = parse_fields(&part, &bytes)?;
-            } else if Some(position) == text {
-                check_length(&part, bytes.len())?;
-                let text = String::from_utf8(bytes).map_err(|e| format!("part {part} is not UTF-8: {e}"))?;
-                caption = Some(text.trim_end_matches(['\n', '\r']).to_owned());
-            } else if is_picture_name(&part) {
-                let (width, height) = header(&bytes, options.max_pixels).map_err(|e| format!("part {part}: {e}"))?;
-                record.media.push(Media { name: part, bytes: bytes.into(), width, height });
-            } else {
-                record.ignored += 1;
+        for (position, (part, content)) in parts.into_iter().enumerate() {
+            let picture = |size: Result<(u32, u32), ImageError>| size.map_err(|e| format!("part {part}: {e}"));
+            match content {
+                Content::Whole(bytes) if Some(position) == json => record.fields = parse_fields(&part, &bytes)?,
+                Content::Whole(bytes) if Some(position) == text => {
+                    check_length(&part, bytes.len())?;
+                    let text = String::from_utf8(bytes).map_err(|e| format!("part {part} is not UTF-8: {e}"))?;
+                    caption = Some(text.trim_end_matches(['\n', '\r']).to_owned());
+                }
+                Content::Whole(bytes) if is_picture_name(&part) => {
+                    let (width, height) = picture(header(&bytes, options.max_pixels))?;
+                    let size = bytes.len() as u64;
+                    record.media.push(Media { name: part, bytes: bytes.into(), size, width, height });
+                }
+                Content::Header(size, sides) => {
+                    let (width, height) = picture(sides)?;
+                    record.media.push(Media { name: part, bytes: Arc::default(), size, width, height });
+                }
+                Content::Whole(_) | Content::Unread => record.ignored += 1,
             }
         }
         record.media.sort_by(|a, b| natural(&a.name, &b.name));
@@ -130,21 +175,24 @@ impl Record {
     }
 }
 
+/// Whether a part is `kind` or ends in `.kind`.
+fn is_kind(part: &str, kind: &str) -> bool {
+    part.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(kind))
+}
+
 /// The member that is exactly `kind`, else the only one that ends in `.kind`; two candidates are an error.
-fn pick(raw: &RawSample, kind: &str) -> Result<Option<usize>, String> {
-    let exact = raw.parts.iter().position(|(part, _)| part.eq_ignore_ascii_case(kind));
+fn pick(parts: &[(String, Content)], kind: &str) -> Result<Option<usize>, String> {
+    let exact = parts.iter().position(|(part, _)| part.eq_ignore_ascii_case(kind));
     if exact.is_some() {
         return Ok(exact);
     }
-    let ending: Vec<usize> = (0..raw.parts.len())
-        .filter(|i| raw.parts[*i].0.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(kind)))
-        .collect();
+    let ending: Vec<usize> = (0..parts.len()).filter(|i| is_kind(&parts[*i].0, kind)).collect();
     match ending[..] {
         [] => Ok(None),
         [one] => Ok(Some(one)),
         _ => Err(format!(
             "parts {} could all be the sample's .{kind}; name one of them exactly \"{kind}\"",
-            ending.iter().map(|i| raw.parts[*i].0.as_str()).collect::<Vec<_>>().join(", ")
+            ending.iter().map(|i| parts[*i].0.as_str()).collect::<Vec<_>>().join(", ")
         )),
     }
 }

@@ -67,6 +67,8 @@ struct Filter<'a> {
     inputs: Vec<Input>,
     /// How many of the filters may run ahead, on any thread.
     ahead: usize,
+    /// Whether pictures are read whole, for a filter that looks into them; else their headers will do.
+    whole: bool,
     workers: usize,
 }
 
@@ -85,8 +87,10 @@ pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Sum
     let inputs = inputs(&settings.inputs)?;
     (options.progress)(Progress::Total(inputs.iter().map(|i| i.samples).sum()));
     let ahead = settings.filters.iter().position(|p| !p.info().state_pure).unwrap_or(settings.filters.len());
+    let mut reads = settings.filters.iter().flat_map(|f| &f.info().reads);
+    let whole = reads.any(|(name, _)| columns::PIXELS.contains(&name.as_str()));
     let plan = plan(settings, &inputs);
-    let step = Filter { settings, inputs, ahead, workers: options.workers.max(1) };
+    let step = Filter { settings, inputs, ahead, whole, workers: options.workers.max(1) };
     let summary = run(&step, &plan, options)?;
     if summary.finished
         && let Some(folder) = &settings.save_state
@@ -208,7 +212,11 @@ impl Filter<'_> {
         let options = RecordOptions { max_pixels: self.settings.max_pixels };
         let (mut rows, mut rejects) = (Vec::with_capacity(to - from), Vec::new());
         for index in from..to {
-            match shard.record(index, &options) {
+            let record = match self.whole {
+                true => shard.record(index, &options),
+                false => shard.record_by_headers(index, &options),
+            };
+            match record {
                 Ok(record) => rows.push(Row { at: index, ordinal: first + index as u64, record, added: Vec::new() }),
                 Err(reject) => rejects.push((index, Dropped::Reject(reject))),
             }

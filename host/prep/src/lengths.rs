@@ -1,4 +1,5 @@
-//! Step `lengths`: how many tokens and patches each sample has, by the path that training takes, without decoding pictures.
+//! Step `lengths`: how many tokens and patches each sample has, by the path that training takes; of pictures
+//! only the headers are read.
 //!
 //! ```text
 //!  shard NAME ─ records ─► filters ─► prompt ─► tokens ─► NAME.len  tokens, patches (u32 each) of every sample; 0: left out
@@ -10,6 +11,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ovhost_data::packed::{Layout, check_depth, layout_of, reference};
@@ -87,6 +89,8 @@ pub struct Worker {
 struct Current {
     shard: RwLock<Option<Shard>>,
     options: RecordOptions,
+    /// Whether pictures are read whole, for a plugin that looks into them. A length needs their headers alone.
+    whole: AtomicBool,
 }
 
 impl Current {
@@ -101,7 +105,11 @@ impl SampleSource for Current {
     }
 
     fn record(&self, _: u32, index: u64) -> Result<Record, Reject> {
-        self.with(|shard| shard.record(index as usize, &self.options)).unwrap_or_else(|| {
+        let read = |shard: &Shard| match self.whole.load(Ordering::Relaxed) {
+            true => shard.record(index as usize, &self.options),
+            false => shard.record_by_headers(index as usize, &self.options),
+        };
+        self.with(read).unwrap_or_else(|| {
             let reason = "no shard is open".into();
             Err(Reject { key: String::new(), shard: String::new(), stage: "read", reason })
         })
@@ -133,7 +141,7 @@ impl Step for Lengths<'_> {
     fn worker(&self) -> Result<Worker, PrepError> {
         let s = self.settings;
         let options = RecordOptions { max_pixels: s.images.max_decode_pixels };
-        let shard = Arc::new(Current { shard: RwLock::default(), options });
+        let shard = Arc::new(Current { shard: RwLock::default(), options, whole: AtomicBool::new(true) });
         let shared = PipelineShared {
             source: shard.clone(),
             chat: s.chat.clone(),
@@ -143,6 +151,7 @@ impl Step for Lengths<'_> {
         };
         let reshape = if s.layout == Layout::Reference { reference::turn } else { whole };
         let pipeline = RowPipeline::new(shared, s.stages.as_ref(), s.limits.capacity)?.with_reshape(reshape);
+        shard.whole.store(pipeline.reads_pixels(), Ordering::Relaxed);
         Ok(Worker { pipeline, shard })
     }
 

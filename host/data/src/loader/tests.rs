@@ -179,6 +179,7 @@ fn record(i: u64, fields: Value, picture: Option<(Vec<u8>, u32, u32)>) -> Record
     let Value::Object(fields) = fields else { panic!() };
     let media = picture.into_iter().map(|(bytes, width, height)| Media {
         name: "png".into(),
+        size: bytes.len() as u64,
         bytes: bytes.into(),
         width,
         height,

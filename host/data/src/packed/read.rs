@@ -125,5 +125,5 @@ pub(super) fn picture(
 ) -> Result<Media, String> {
     let bytes = members.remove(name).ok_or_else(|| format!("its picture {name} is not in the pack"))?;
     let (width, height) = header(&bytes, options.max_pixels).map_err(|e| format!("part {name}: {e}"))?;
-    Ok(Media { name: name.to_owned(), bytes: bytes.into(), width, height })
+    Ok(Media { name: name.to_owned(), size: bytes.len() as u64, bytes: bytes.into(), width, height })
 }

@@ -81,6 +81,11 @@ impl FilterChain {
         self.filters.iter_mut().map(|(filter, _)| filter)
     }
 
+    /// Columns that they read.
+    pub fn reads(&self) -> impl Iterator<Item = &String> {
+        self.filters.iter().flat_map(|(_, reads)| reads)
+    }
+
     /// Judges `rows` (ascending ordinals). Kept rows come back in order; every other goes to `drop` with its `at`.
     ///
     /// # Errors

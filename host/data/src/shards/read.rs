@@ -4,13 +4,14 @@
 //! [`Shard::open_damaged`] takes the whole samples before the damage and reports it.
 
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::scan::Scan;
 use super::{ShardError, io_error};
-use crate::record::{Record, RecordOptions, Reject};
+use crate::image::{decode::is_picture_name, header_of};
+use crate::record::{Content, Record, RecordOptions, Reject};
 
 /// One file of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +189,16 @@ impl Shard {
 
     /// Reads the files of sample `index` (from 0).
     pub fn read(&self, index: usize) -> Result<RawSample, ShardError> {
+        let (key, parts) = self.read_with(index, |member| self.content(member))?;
+        Ok(RawSample { key, parts })
+    }
+
+    /// The key of sample `index`, and what `read` makes of each of its members.
+    fn read_with<T>(
+        &self,
+        index: usize,
+        read: impl Fn(&Member) -> std::io::Result<T>,
+    ) -> Result<(String, Vec<(String, T)>), ShardError> {
         let sample = self.samples.get(index).ok_or_else(|| ShardError::Sample {
             path: self.path.display().to_string(),
             key: String::new(),
@@ -201,16 +212,19 @@ impl Shard {
         if let Some(fault) = &sample.fault {
             return Err(failed(fault.clone()));
         }
-        let mut parts = Vec::with_capacity(sample.members.len());
-        for member in &sample.members {
-            // The scan proved that the file is at least this long, so the size is not a lie of the header.
-            let mut bytes = vec![0; member.size as usize];
-            self.file
-                .read_exact_at(&mut bytes, member.offset)
-                .map_err(|e| failed(format!("part \"{}\" at byte {}: {e}", member.part, member.offset)))?;
-            parts.push((member.part.clone(), bytes));
-        }
-        Ok(RawSample { key: sample.key.clone(), parts })
+        let part = |member: &Member| {
+            let content =
+                read(member).map_err(|e| failed(format!("part \"{}\" at byte {}: {e}", member.part, member.offset)))?;
+            Ok((member.part.clone(), content))
+        };
+        Ok((sample.key.clone(), sample.members.iter().map(part).collect::<Result<_, _>>()?))
+    }
+
+    fn content(&self, member: &Member) -> std::io::Result<Vec<u8>> {
+        // The scan proved that the file is at least this long, so the size is not a lie of the header.
+        let mut bytes = vec![0; member.size as usize];
+        self.file.read_exact_at(&mut bytes, member.offset)?;
+        Ok(bytes)
     }
 
     /// Reads one part of sample `index`: the first whose name `wanted` takes.
@@ -230,6 +244,30 @@ impl Shard {
         }
     }
 
+    /// As [`Self::record`], but of pictures no more is read than their size needs: [`Media::bytes`](crate::record::Media)
+    /// is empty, and everything else as it would be.
+    pub fn record_by_headers(&self, index: usize, options: &RecordOptions) -> Result<Record, Reject> {
+        let read = |member: &Member| {
+            if Content::is_text(&member.part) {
+                return self.content(member).map(Content::Whole);
+            }
+            if !is_picture_name(&member.part) {
+                return Ok(Content::Unread);
+            }
+            let section = Section { file: &self.file, start: member.offset, length: member.size, at: 0, failed: None };
+            let mut file = BufReader::with_capacity(FIRST_READ.min(member.size.max(1) as usize), section);
+            let sides = header_of(&mut file, options.max_pixels);
+            match file.into_inner().failed {
+                Some(error) => Err(error),
+                None => Ok(Content::Header(member.size, sides)),
+            }
+        };
+        match self.read_with(index, read) {
+            Ok((key, parts)) => Record::of_parts(key, parts, &self.name, index as u64, options),
+            Err(error) => Err(self.reject(index, error)),
+        }
+    }
+
     /// A sample that could not be read, as a reject.
     pub fn reject(&self, index: usize, error: ShardError) -> Reject {
         Reject {
@@ -241,6 +279,51 @@ impl Shard {
                 other => other.to_string(),
             },
         }
+    }
+}
+
+/// Bytes of a picture that are read at once when only its size is wanted: enough for a header with the usual colour profile.
+const FIRST_READ: usize = 4096;
+
+/// A member of a tar as a file of its own.
+struct Section<'a> {
+    file: &'a File,
+    start: u64,
+    length: u64,
+    at: u64,
+    /// Why the system could not read it; decoders would call that a corrupt picture.
+    failed: Option<std::io::Error>,
+}
+
+impl Read for Section<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.length.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let wanted = left.min(buffer.len());
+        match self.file.read_at(&mut buffer[..wanted], self.start + self.at) {
+            Ok(read) => {
+                self.at += read as u64;
+                Ok(read)
+            }
+            Err(error) => {
+                let again = std::io::Error::new(error.kind(), error.to_string());
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    self.failed = Some(error);
+                }
+                Err(again)
+            }
+        }
+    }
+}
+
+impl Seek for Section<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+        };
+        self.at = at.ok_or(std::io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 

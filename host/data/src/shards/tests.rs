@@ -311,3 +311,97 @@ proptest! {
         }
     }
 }
+
+/// Every kind of picture: whole, cut, and with bytes changed.
+fn pictures() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !["json", "py"].contains(&path.extension().unwrap().to_str().unwrap()))
+        .collect();
+    files.sort();
+    let read = |path: &std::path::PathBuf| {
+        let kind = path.extension().unwrap().to_str().unwrap().to_owned();
+        (kind, fs::read(path).unwrap())
+    };
+    files.iter().map(read).collect()
+}
+
+/// A sample read by the headers of its pictures is the sample read whole, but for the bytes of the pictures.
+fn same_by_headers(shard: &Shard) -> usize {
+    let options = RecordOptions { max_pixels: 10_000 };
+    let mut rejects = 0;
+    for index in 0..shard.len() {
+        let whole = shard.record(index, &options).map(|mut record| {
+            record.media.iter_mut().for_each(|media| {
+                assert_eq!(media.size, media.bytes.len() as u64);
+                media.bytes = std::sync::Arc::default();
+            });
+            record
+        });
+        rejects += usize::from(whole.is_err());
+        assert_eq!(shard.record_by_headers(index, &options), whole, "sample {index}");
+    }
+    rejects
+}
+
+#[test]
+fn records_by_headers_are_the_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), "s-%04d.tar", WriterOptions::default()).unwrap();
+    let mut put = |key: String, parts: &[(&str, &[u8])]| writer.write(&key, parts).unwrap();
+    let pictures = pictures();
+    assert!(pictures.len() >= 18);
+    for (i, (kind, bytes)) in pictures.iter().enumerate() {
+        put(format!("whole-{i}"), &[("json", br#"{"caption": "c"}"#), (kind, bytes), ("npy", &[0; 70_000])]);
+        put(format!("behind-{i}"), &[(kind, &[bytes.as_slice(), &[0; 300_000]].concat()), ("txt", b"a text\n")]);
+        for cut in [0, 1, 3, 20, 60, 100, bytes.len() / 2, bytes.len() - 1] {
+            put(format!("cut-{i}-{cut}"), &[("png", &bytes[..cut.min(bytes.len())])]);
+        }
+    }
+    let (png, jpg) = (&pictures.iter().find(|p| p.0 == "png").unwrap().1, &pictures[0].1);
+    put("two".into(), &[("img10.png", png), ("img2.jpg", jpg), ("a.JSON", br#"{"images": ["x", "y"]}"#)]);
+    put("fewer".into(), &[("img10.png", png), ("json", br#"{"images": ["x", "y"]}"#)]);
+    put("json".into(), &[("jpg", jpg), ("json", b"{")]);
+    put("both".into(), &[("jpg", b"no picture"), ("json", b"{")]);
+    put("text".into(), &[("txt", b"\xff")]);
+    put("two-texts".into(), &[("a.txt", b"a"), ("b.txt", b"b")]);
+    put("other".into(), &[("cls", b"3")]);
+    put("nothing".into(), &[("jpg", b"")]);
+    // Bigger than the bound, by its header.
+    let mut wide = jpg.clone();
+    let frame = wide.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    wide[frame + 5..frame + 9].copy_from_slice(&[9, 0, 9, 0]);
+    put("wide".into(), &[("jpg", &wide)]);
+    let shards = writer.finish().unwrap();
+    let shard = Shard::open(&shards[0].path).unwrap();
+    let rejects = same_by_headers(&shard);
+    assert!(rejects > 60, "{rejects}");
+    let past = shard.record_by_headers(shard.len(), &RecordOptions::default()).unwrap_err();
+    assert!(past.reason.contains("was asked for"), "{past:?}");
+    let links = raw_tar(&[("a.jpg", tar::EntryType::Regular, jpg), ("a.png", tar::EntryType::Symlink, b"")]);
+    fs::write(dir.path().join("links.tar"), links).unwrap();
+    assert_eq!(same_by_headers(&Shard::open(dir.path().join("links.tar")).unwrap()), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn damaged_records_by_headers_are_the_records(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..400, any::<u8>()), 40),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::create(dir.path(), "s-%04d.tar", WriterOptions::default()).unwrap();
+        let pictures = pictures();
+        for (i, (which, at, value)) in edits.into_iter().enumerate() {
+            let (kind, mut bytes) = pictures[which.index(pictures.len())].clone();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            writer.write(&format!("{i:03}"), &[(&kind, &bytes), ("txt", b"text")]).unwrap();
+        }
+        let shards = writer.finish().unwrap();
+        same_by_headers(&Shard::open(&shards[0].path).unwrap());
+    }
+}

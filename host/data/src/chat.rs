@@ -16,6 +16,7 @@ mod folder;
 mod plan;
 mod stream;
 mod template;
+mod words;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,6 +28,7 @@ use tokenizers::Tokenizer;
 use plan::{Plan, Shape};
 pub use stream::StreamDecoder;
 use template::ChatTemplate;
+use words::Words;
 
 /// Label of a position that the loss does not cover.
 pub const IGNORE: i32 = -100;
@@ -97,6 +99,7 @@ pub struct ChatTokenizer {
     specials: Specials,
     fingerprint: String,
     plans: RwLock<HashMap<Shape, Arc<Plan>>>,
+    words: Option<Words>,
 }
 
 /// Special tokens by text and by role.
@@ -215,9 +218,10 @@ impl ChatTokenizer {
                 text.len()
             )));
         }
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|e| ChatError::Sample(format!("the tokenizer failed: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.words {
+            Some(words) => words.encode(&self.tokenizer, text),
+            None => words::plain(&self.tokenizer, text),
+        }
     }
 
     /// Text of `ids`; `skip_special` leaves special tokens out.

@@ -193,7 +193,7 @@ fn normalizer_json() -> Value {
     json!({"type": "NFC"})
 }
 
-fn pre_tokenizer_json() -> Value {
+pub(crate) fn pre_tokenizer_json() -> Value {
     json!({"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": false},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]})

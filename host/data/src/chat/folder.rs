@@ -10,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::plan::{PartKind, Plan, Shape};
 use super::template::ChatTemplate;
+use super::words::Words;
 use super::{ChatError, ChatTokenizer, IMAGE_PAD, Special, Specials, VISION_END, VISION_START};
 
 fn file_error(path: &Path, problem: impl Into<String>) -> ChatError {
@@ -71,7 +72,8 @@ pub(super) fn load(dir: &Path) -> Result<ChatTokenizer, ChatError> {
     }
     let fingerprint = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     let template = template.map(|(t, _)| t);
-    Ok(ChatTokenizer { tokenizer, template, specials, fingerprint, plans: RwLock::new(HashMap::new()) })
+    let words = Words::of(&tokenizer);
+    Ok(ChatTokenizer { tokenizer, template, specials, fingerprint, plans: RwLock::new(HashMap::new()), words })
 }
 
 /// Finds the variables under which training and generation agree, and the end-of-turn token. Hybrid reasoning templates

@@ -2,11 +2,16 @@
 //! and their ratio; a noisy machine moves both.
 
 mod boundary;
+mod data;
 mod filter;
-mod image_path;
+mod images;
+mod memory;
 mod packing;
 mod peer;
+mod pictures;
 mod pipeline;
+mod process;
+mod python;
 mod train_step;
 
 use std::time::Instant;
@@ -16,13 +21,15 @@ use anyhow::{Result, bail, ensure};
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 7] = [
+const ALL: [Bench; 9] = [
     ("packing", packing::run),
     ("filter", filter::run),
     ("boundary", boundary::run),
     ("peer", peer::run),
     ("pipeline", pipeline::run),
-    ("image", image_path::run),
+    ("images", images::run),
+    ("data", data::run),
+    ("memory", memory::run),
     ("train", train_step::run),
 ];
 

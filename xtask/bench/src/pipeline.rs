@@ -18,15 +18,11 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::json;
 
-use crate::{filter::captions, median, plugin, time, verdict};
+use crate::{filter::captions, images::PROCESSOR, median, plugin, time, verdict};
 
 const SAMPLES: usize = 1_500;
 const ROUNDS: usize = 7;
 const FILTERS: [&str; 3] = ["filters/caption_quality.wasm", "filters/image_geometry.wasm", "filters/repetition.wasm"];
-const PROCESSOR: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2, "temporal_patch_size": 1,
-    "min_pixels": 3136, "max_pixels": 2560000, "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711], "rescale_factor": 0.00392156862745098, "resample": 3,
-    "do_resize": true, "do_rescale": true, "do_normalize": true, "do_convert_rgb": true}"#;
 
 /// Runs the benchmark.
 pub fn run() -> Result<()> {

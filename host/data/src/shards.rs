@@ -2,18 +2,25 @@
 //!
 //! ```text
 //!  patterns ─ expand.rs ─► paths ─ scan.rs, read.rs ─► index of samples ─► RawSample i, read directly
+//!                                └ indexed.rs ─► byte offsets (NAME.tar.idx) ─► RawSample i, for training
+//!  tars of others ─ index.rs ─► NAME.tar.idx, .nv-meta/
 //!  (key, parts) ─ write.rs ─► NAME.tar + NAME.tar.idx, renamed when whole ─ energon.rs ─► .nv-meta/
 //! ```
 //! Nothing is ever extracted, so a member named `../../x` is only a key.
 
-mod energon;
+pub mod energon;
 mod expand;
+mod index;
+mod indexed;
 mod read;
 mod scan;
 mod write;
+mod yaml;
 
 pub use energon::{check_split, write_nv_meta};
 pub use expand::{expand, expand_braces};
+pub use index::{IndexOptions, Indexed, index};
+pub use indexed::{IndexedShard, index_path};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
 pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard};

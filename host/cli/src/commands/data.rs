@@ -1,6 +1,7 @@
 //! `ovhost data`: tables with pictures to shards, filters over shards, shards to packs, and a look into shards.
 
 mod filter;
+mod index;
 mod pack;
 
 use std::{
@@ -26,6 +27,8 @@ pub enum Command {
     Convert(Box<ConvertArgs>),
     /// Run filter plugins over shards: resumable, in parallel, the same bytes every time
     Filter(Box<filter::Args>),
+    /// Write .tar.idx and Megatron-Energon's metadata for shards that others made
+    Index(index::Args),
     /// Pack samples for training once and for all: resumable, in parallel, the same bytes every time
     Pack(Box<pack::Args>),
     /// Show samples of shards, and save their pictures
@@ -119,6 +122,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Convert(args) => convert_table(*args),
         Command::Filter(args) => filter::run(&args),
+        Command::Index(args) => index::run(args),
         Command::Pack(args) => pack::run(&args),
         Command::Show(args) => show(&args),
     }

@@ -1,6 +1,7 @@
 //! The members of one packed sample → its samples as records, each for itself.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::{Head, Layout, MARK, PackJson, Sample, reference};
 use crate::image::header;
 use crate::record::{MOST_TEXT, Media, Record, RecordOptions, Reject, parse_json};
-use crate::shards::{RawSample, Shard, ShardError};
+use crate::shards::{IndexedShard, RawSample, Shard, ShardError};
 
 /// A pack, read. Its pictures are not decoded.
 #[derive(Debug)]
@@ -35,30 +36,75 @@ pub struct SubSample {
 ///
 /// # Errors
 /// The shard cannot be read, or a pack's head cannot.
-pub fn layout_of(shard: &Shard) -> Result<(Layout, Option<Head>), ShardError> {
-    for (index, sample) in shard.samples().iter().enumerate() {
-        if sample.fault.is_some() {
-            continue;
-        }
-        let Some(member) = sample.members.iter().find(|m| m.part == "json") else { return Ok((Layout::Plain, None)) };
-        if member.size > MOST_TEXT as u64 {
-            continue;
-        }
-        let Some(json) = shard.read_part(index, |part| part == "json")? else { continue };
+pub fn layout_of(shard: &impl FirstSamples) -> Result<(Layout, Option<Head>), ShardError> {
+    for index in 0.. {
+        let Some(first) = shard.json(index)? else { break };
+        let (key, json) = match first {
+            First::Unreadable => continue,
+            First::NoJson => return Ok((Layout::Plain, None)),
+            First::Json(key, json) => (key, json),
+        };
         let Ok(fields) = parse_json("json", &json) else { continue };
-        return match layout(&sample.key, &fields) {
+        return match layout(&key, &fields) {
             Layout::Packed => match head(&fields) {
                 Ok(head) => Ok((Layout::Packed, Some(head))),
-                Err(reason) => Err(ShardError::Sample {
-                    path: shard.path().display().to_string(),
-                    key: sample.key.clone(),
-                    reason,
-                }),
+                Err(reason) => Err(ShardError::Sample { path: shard.path().display().to_string(), key, reason }),
             },
             other => Ok((other, None)),
         };
     }
     Ok((Layout::Plain, None))
+}
+
+/// A shard, as far as its layout is to be told.
+pub trait FirstSamples {
+    /// As it was named.
+    fn path(&self) -> &Path;
+    /// What sample `index` shows; none after the last.
+    fn json(&self, index: usize) -> Result<Option<First>, ShardError>;
+}
+
+/// What a sample shows of its shard's layout.
+pub enum First {
+    /// Nothing: it cannot be read.
+    Unreadable,
+    /// That it is no pack.
+    NoJson,
+    /// Its key and its part `json`.
+    Json(String, Vec<u8>),
+}
+
+impl FirstSamples for Shard {
+    fn path(&self) -> &Path {
+        Shard::path(self)
+    }
+
+    fn json(&self, index: usize) -> Result<Option<First>, ShardError> {
+        let Some(sample) = self.samples().get(index) else { return Ok(None) };
+        if sample.fault.is_some() {
+            return Ok(Some(First::Unreadable));
+        }
+        if sample.members.iter().any(|m| m.part == "json" && m.size > MOST_TEXT as u64) {
+            return Ok(Some(First::Unreadable));
+        }
+        let json = self.read_part(index, |part| part == "json")?;
+        Ok(Some(json.map_or(First::NoJson, |json| First::Json(sample.key.clone(), json))))
+    }
+}
+
+impl FirstSamples for IndexedShard {
+    fn path(&self) -> &Path {
+        IndexedShard::path(self)
+    }
+
+    fn json(&self, index: usize) -> Result<Option<First>, ShardError> {
+        if index >= self.len() {
+            return Ok(None);
+        }
+        let Ok(raw) = self.read(index) else { return Ok(Some(First::Unreadable)) };
+        let json = raw.parts.into_iter().find(|(part, _)| part == "json");
+        Ok(Some(json.map_or(First::NoJson, |(_, json)| First::Json(raw.key, json))))
+    }
 }
 
 fn layout(key: &str, fields: &Value) -> Layout {

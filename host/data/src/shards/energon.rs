@@ -1,90 +1,53 @@
-//! The `.nv-meta` folder beside shards, so that Megatron-Energon (5 and later) reads them without a preparing step.
+//! The `.nv-meta` folder of Megatron-Energon beside shards, read and written.
 //!
-//! Files: `.info.json` and `.info.yaml` (samples a shard), `split.yaml` (which shards train, validate, test),
-//! `dataset.yaml` (a raw data set: every sample keeps its parts). The YAML files hold JSON, which is YAML too.
+//! ```text
+//!  .nv-meta/.info.json (7 and later) or .info.yaml (5)   samples a shard ─┐
+//!  .nv-meta/split.yaml or split.json                     which shards, what is left out ─┼─► Part: shards, counts, FieldMap
+//!  .nv-meta/dataset.yaml                                 what a sample's parts mean ─┘
+//!  NAME.tar.idx                                          where samples begin (see `offsets.rs`)
+//!  mix.yaml (Metadataset, MetadatasetV2)                 ─ metadataset.rs ─► Leaf: a part and its share of the mix
+//! ```
+//! `index.sqlite` and `index.uuid` of version 7 are neither read nor written: training needs neither of them. Only
+//! Energon's joins and auxiliary data sets look samples up by key; what asks for those is refused with a message.
 
-use std::fs;
-use std::io::Write;
+mod dataset;
+mod metadataset;
+mod read;
+mod write;
+
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::{ShardError, WrittenShard, io_error};
+pub use dataset::FieldMap;
+pub use metadataset::{Leaf, Share, is_metadataset, metadataset};
+pub use read::{Part, PartShard, is_prepared, read_part};
+pub use write::{EnergonVersion, check_split, write_nv_meta, write_nv_meta_for};
 
-const SPLITS: [&str; 3] = ["train", "val", "test"];
+use super::{ShardError, io_error, yaml};
 
-/// Refuses a split that Energon does not know.
-pub fn check_split(split: &str) -> Result<(), ShardError> {
-    if SPLITS.contains(&split) {
-        return Ok(());
-    }
-    let reason = format!("split \"{split}\" is unknown; it must be train, val or test");
-    Err(ShardError::Metadata { path: ".nv-meta".into(), reason })
-}
+/// The folder beside the shards.
+const FOLDER: &str = ".nv-meta";
 
-/// Records `shards` (all in `folder`) as the split `split` ("train", "val" or "test"). Other splits that an earlier
-/// call recorded in the same folder stay; this split is replaced.
-pub fn write_nv_meta(folder: &Path, split: &str, shards: &[WrittenShard]) -> Result<(), ShardError> {
-    let meta = folder.join(".nv-meta");
-    check_split(split)?;
-    fs::create_dir_all(&meta).map_err(io_error(&meta, "make the folder"))?;
-    let mut parts: Map<String, Value> = Map::new();
-    let mut counts: Map<String, Value> = Map::new();
-    let old_split = load(&meta.join("split.yaml"))?;
-    let old_counts = load(&meta.join(".info.json"))?;
-    for name in SPLITS {
-        let list = if name == split {
-            shards.iter().map(|s| (file_name(&s.path), json!(s.samples))).collect::<Vec<_>>()
-        } else {
-            // Shards that were replaced or removed since then are no longer that split's.
-            old_split["split_parts"][name]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .filter(|old| folder.join(old).is_file() && !shards.iter().any(|s| file_name(&s.path) == **old))
-                .filter_map(|old| Some((old.to_owned(), old_counts["shard_counts"].get(old)?.clone())))
-                .collect()
-        };
-        parts.insert(name.into(), list.iter().map(|(shard, _)| Value::from(shard.as_str())).collect());
-        counts.extend(list);
-    }
-    let info = json!({"energon_version": concat!("ovhost-", env!("CARGO_PKG_VERSION")), "shard_counts": counts});
-    let info5 = json!({"shard_counts": info["shard_counts"]});
-    let dataset = json!({"__module__": "megatron.energon", "__class__": "CrudeWebdataset"});
-    store(&meta.join(".info.json"), &info)?;
-    store(&meta.join(".info.yaml"), &info5)?;
-    store(&meta.join("split.yaml"), &json!({"split_parts": parts, "exclude": []}))?;
-    let dataset_path = meta.join("dataset.yaml");
-    // Somebody may have described the samples more closely by hand.
-    if !dataset_path.exists() {
-        store(&dataset_path, &dataset)?;
-    }
-    Ok(())
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
+/// A YAML or JSON file as a value; null where there is none.
 fn load(path: &Path) -> Result<Value, ShardError> {
-    if !path.exists() {
-        return Ok(Value::Null);
-    }
-    let text = fs::read_to_string(path).map_err(io_error(path, "read"))?;
-    serde_json::from_str(&text).map_err(|error| ShardError::Metadata {
-        path: path.display().to_string(),
-        reason: format!(
-            "was not written by this program ({error}) and will not be overwritten; move it away or choose another output folder"
-        ),
-    })
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
+        Err(error) => return Err(io_error(path, "read")(error)),
+    };
+    let json = path.extension().is_some_and(|e| e == "json");
+    let parsed = if json {
+        serde_json::from_str(&text).map_err(|e| format!("it is not valid JSON: {e}"))
+    } else {
+        yaml::parse(&text)
+    };
+    parsed.map_err(|reason| bad(path, reason))
 }
 
-fn store(path: &Path, value: &Value) -> Result<(), ShardError> {
-    let temporary = path.with_extension("tmp");
-    let text = format!("{value:#}\n");
-    fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(io_error(&temporary, "write"))?;
-    fs::rename(&temporary, path).map_err(io_error(path, "put in place"))
+fn bad(path: &Path, reason: impl Into<String>) -> ShardError {
+    ShardError::Metadata { path: path.display().to_string(), reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests;

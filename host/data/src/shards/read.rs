@@ -92,6 +92,16 @@ impl RawSample {
     }
 }
 
+impl RawSample {
+    /// The key of the sample whose bytes those are, as far as it can be told; else empty.
+    pub(super) fn key_of(bytes: &[u8]) -> String {
+        let mut scan = Scan::default();
+        // What is wrong further on was said by whoever read the sample.
+        let _ = scan.members(Cursor::new(bytes), bytes.len() as u64, false);
+        scan.open.or_else(|| scan.done.pop()).map(|sample| sample.key).unwrap_or_default()
+    }
+}
+
 impl Shard {
     /// Opens and indexes a shard; a damaged one is an error that names file, byte and last whole sample.
     pub fn open(path: impl AsRef<Path>) -> Result<Shard, ShardError> {

@@ -243,6 +243,7 @@ fn the_writer_refuses_names_that_would_not_read_back() {
         assert!(writer.write(key, &[("txt", b"x")]).is_err(), "{key:?}");
     }
     assert!(writer.write("a", &[]).is_err());
+    assert!(writer.write("a", &[("__key__", b"x")]).unwrap_err().to_string().contains("two underscores"));
     assert!(writer.write("a", &[("txt", b"1"), ("txt", b"2")]).is_err());
     writer.write("a", &[("txt", b"1")]).unwrap();
     assert!(writer.write("a", &[("txt", b"1")]).unwrap_err().to_string().contains("just used"));

@@ -322,6 +322,12 @@ fn check_names(key: &str, parts: &[(&str, &[u8])]) -> Result<(), String> {
         if part.is_empty() || part.contains(['/', '\0']) {
             return Err(format!("part name \"{part}\" must not be empty or contain a slash"));
         }
+        // Readers put their own entries beside the parts: webdataset fails at a second `__key__`, Energon loses the first.
+        if part.starts_with("__") {
+            return Err(format!(
+                "part name \"{part}\" must not start with two underscores: readers use such names themselves"
+            ));
+        }
         if index > 0 && parts[index - 1].0 == *part {
             return Err(format!("part \"{part}\" occurs twice"));
         }

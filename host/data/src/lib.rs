@@ -5,6 +5,7 @@
 //!  (shards)    (record)    └────────────── pipeline ──────────────┘     └──────────────── loader ────────────────┘
 //!                                                (chat, image)
 //! ```
+//! * [`blend`]: what a recipe names as training data: sources and their shares.
 //! * [`shards`], [`record`], [`convert`]: WebDataset tars in and out, records, JSON + image folder to shards.
 //! * [`image`]: picture headers, decoding, the Qwen2-VL resize and patch layout.
 //! * [`chat`], [`tokenizer_train`]: conversations to token ids with labels; training a small tokenizer.
@@ -13,6 +14,7 @@
 //! * [`packed`]: shards whose samples are packs, made offline.
 //! * [`rejects`]: counters, and the bound on rejects that ends a run.
 
+pub mod blend;
 pub mod chat;
 pub mod columns;
 pub mod convert;

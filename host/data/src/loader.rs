@@ -11,6 +11,7 @@ mod config;
 mod eval;
 mod order;
 mod pack;
+mod reshard;
 mod state;
 mod work;
 
@@ -25,9 +26,10 @@ use sha2::{Digest, Sha256};
 
 pub use config::{DataConfig, OneOrMany};
 pub use eval::{EvalReader, EvalSample};
-use order::{Order, OrderSpec};
-pub use order::{Position, shuffle};
+use order::{Order, OrderSpec, slots};
+pub use order::{Place, Position, Rebase, shuffle};
 use pack::{Delivery, PackThread, Snapshot};
+use reshard::{RANK, by_rank, rank_words, reshard};
 pub(crate) use state::to_hex;
 pub use state::{Held, LoaderState};
 use work::DecodedBin;
@@ -140,7 +142,7 @@ impl Loader {
     /// # Errors
     /// Bad configuration, no samples, plugins that do not fit.
     pub fn start(config: &DataConfig, parts: LoaderParts) -> Result<Self, DataError> {
-        Self::open(config, parts, None)
+        Self::open(config, parts, &[])
     }
 
     /// Goes on after the batch whose state this is: the next batches are those of the uninterrupted run.
@@ -148,10 +150,25 @@ impl Loader {
     /// # Errors
     /// As [`Self::start`], and a state of other data, plugins or settings.
     pub fn resume(config: &DataConfig, parts: LoaderParts, state: LoaderState) -> Result<Self, DataError> {
-        Self::open(config, parts, Some(state))
+        Self::open(config, parts, &[state])
     }
 
-    fn open(config: &DataConfig, parts: LoaderParts, resume: Option<LoaderState>) -> Result<Self, DataError> {
+    /// Goes on from the states that all ranks of a checkpoint saved. With as many ranks as then it is as [`Self::resume`]
+    /// with this rank's state. With another number of ranks every sample of the epoch that was not delivered, filtered or
+    /// rejected by any of them comes to one of the new ranks, and none that was comes again; the packs, and with them the
+    /// batches, are new ones. The counts of all that was before go to rank 0.
+    ///
+    /// # Errors
+    /// As [`Self::resume`], and states that are not those of every rank of one checkpoint.
+    pub fn resume_all(config: &DataConfig, parts: LoaderParts, states: &[LoaderState]) -> Result<Self, DataError> {
+        if states.is_empty() {
+            return Err(DataError::Resume("no data state was given; give the state of every rank".into()));
+        }
+        Self::open(config, parts, states)
+    }
+
+    /// `states`: none for the beginning, this rank's, or those of all ranks.
+    fn open(config: &DataConfig, parts: LoaderParts, states: &[LoaderState]) -> Result<Self, DataError> {
         config.check()?;
         if parts.world == 0 || parts.rank >= parts.world {
             return Err(DataError::Config(format!("data rank {} of {} does not exist", parts.rank, parts.world)));
@@ -165,10 +182,14 @@ impl Loader {
                 parts.world
             )));
         }
-        let depends = depends(config, &parts, &shards);
-        if let Some(state) = &resume {
-            state.check(&depends)?;
+        let (sources, epoch_len) = slots(&parts.source.mix(), &shards)?;
+        if epoch_len < u64::from(parts.world) {
+            return Err(DataError::Config(format!(
+                "an epoch has {epoch_len} samples, which is not one for each of {} streams; raise the repetitions",
+                parts.world
+            )));
         }
+        let depends = depends(config, &parts, &shards);
         let packed = parts.source.packed();
         let made_for = MadeFor::of(&parts.chat, &parts.images, parts.stages.prompt_identity());
         for (shard, head) in parts.source.heads() {
@@ -177,16 +198,46 @@ impl Loader {
         if packed {
             tracing::info!("data.train holds packs: they are taken as they are, without the packer plugin");
         }
+        let mut spec = OrderSpec {
+            sources,
+            epoch_len,
+            seed: parts.seed,
+            window: config.shuffle_buffer,
+            epochs: config.epochs,
+            rank: u64::from(parts.rank),
+            world: u64::from(parts.world),
+            // A pack holds the pictures of many samples: few are read ahead, and each is a place to go on from.
+            chunk: if packed { 1 } else { CHUNK },
+            rebase: None,
+        };
+        let resume = match states {
+            [] => None,
+            [one] if one.depends.get(RANK) == depends.get(RANK) => Some(one.clone()),
+            all => {
+                let all = by_rank(all)?;
+                all.iter().try_for_each(|state| state.check(&depends, Some(RANK)))?;
+                if all.len() == parts.world as usize {
+                    Some(all[parts.rank as usize].clone())
+                } else {
+                    Some(LoaderState { depends: depends.clone(), ..reshard(&spec, &all)? })
+                }
+            }
+        };
+        if let Some(state) = &resume {
+            state.check(&depends, None)?;
+        }
         let state = resume.clone().unwrap_or_else(|| LoaderState {
             version: state::VERSION,
             depends: depends.clone(),
             position: Position::default(),
+            rebase: None,
             epoch_kept: 0,
             packer: None,
             open: Vec::new(),
             bins: Vec::new(),
             counters: Counters::default(),
         });
+        spec.rebase = state.rebase.clone();
 
         let shared = PipelineShared {
             source: parts.source.clone(),
@@ -207,17 +258,7 @@ impl Loader {
         let (pending_in, pending_out) = bounded(2 * workers + 2);
         let (out, deliveries) = bounded(config.prefetch * config.packs_per_batch);
         let mut threads = work::start(pipelines, &parts.images, config.blank_images, &encode_out, &decode_out)?;
-        let spec = OrderSpec {
-            counts: shards.iter().map(|(_, n)| *n).collect(),
-            seed: parts.seed,
-            window: config.shuffle_buffer,
-            epochs: config.epochs,
-            rank: u64::from(parts.rank),
-            world: u64::from(parts.world),
-            // A pack holds the pictures of many samples: few are read ahead, and each is a place to go on from.
-            chunk: if packed { 1 } else { CHUNK },
-        };
-        let at = state.position;
+        let (at, position) = (state.position.clone(), state.position.clone());
         let jobs = encode_in.clone();
         let failed = |e: std::io::Error| DataError::Worker(format!("cannot start a thread: {e}; lower data.workers"));
         let feeder = std::thread::Builder::new()
@@ -241,7 +282,7 @@ impl Loader {
             rank: parts.rank,
             base: state.counters.clone(),
             counters: Counters::default(),
-            position: at,
+            position,
             epoch_kept: state.epoch_kept,
             open: BTreeMap::new(),
             rejects: Vec::new(),
@@ -262,7 +303,7 @@ impl Loader {
             mine: Counters::default(),
             state,
             rejects: Vec::new(),
-            epoch_len: total.div_ceil(u64::from(parts.world)),
+            epoch_len: epoch_len.div_ceil(u64::from(parts.world)),
             packed,
             corrupt: (0, String::new()),
             ended: false,
@@ -400,10 +441,12 @@ impl Loader {
     }
 
     fn state_after(&self, snapshot: &Snapshot, index: usize) -> LoaderState {
+        let rebase = self.state.rebase.clone().filter(|r| r.epoch >= snapshot.position.epoch);
         LoaderState {
             version: state::VERSION,
             depends: self.depends.clone(),
-            position: snapshot.position,
+            position: snapshot.position.clone(),
+            rebase,
             epoch_kept: snapshot.epoch_kept,
             packer: snapshot.packer.as_deref().map(state::to_hex),
             open: snapshot.open.clone(),
@@ -467,7 +510,13 @@ fn depends(config: &DataConfig, parts: &LoaderParts, shards: &[(String, u64)]) -
         hash.update(format!("{name}\0{count}\n"));
     }
     let total: u64 = shards.iter().map(|(_, n)| n).sum();
-    let list = format!("{} shards with {total} samples, {}", shards.len(), state::to_hex(&hash.finalize()));
+    let mix = parts.source.mix();
+    let mut shares = String::new();
+    if mix.parts.len() > 1 || mix.parts.iter().any(|p| p.share != 1.0) {
+        let words: Vec<String> = mix.parts.iter().map(|p| format!("{} of {} shards", p.share, p.shards)).collect();
+        shares = format!(" mixed by {:?}: {},", mix.mixing, words.join(", ")).to_lowercase();
+    }
+    let list = format!("{} shards with {total} samples,{shares} {}", shards.len(), state::to_hex(&hash.finalize()));
     [
         ("data.train", list),
         ("data.shuffle_buffer", config.shuffle_buffer.to_string()),
@@ -477,7 +526,7 @@ fn depends(config: &DataConfig, parts: &LoaderParts, shards: &[(String, u64)]) -
         ("data.max_open_items", config.max_open_items.to_string()),
         ("data.blank_images", config.blank_images.to_string()),
         ("seed", parts.seed.to_string()),
-        ("rank", format!("{} of {}", parts.rank, parts.world)),
+        (RANK, rank_words(parts.rank, parts.world)),
         ("tokenizer", parts.chat.fingerprint().to_string()),
         ("image processor", format!("{:?}", parts.images)),
         ("plugins", parts.stages.fingerprint()),

@@ -25,7 +25,7 @@ use ovhost_plugin::{
     PluginInfo, PromptInstance, Rendered,
 };
 use serde_json::{Value, json};
-pub use source::{SampleSource, ShardSource};
+pub use source::{Mix, MixPart, SampleSource, ShardSource};
 
 use crate::DataError;
 use crate::chat::{ChatTokenizer, Encoded, IGNORE};

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use ovhost_data::{
     ChatTokenizer, ImageProcessor, Loader, LoaderParts,
+    blend::Blend,
     pipeline::{PluginStages, ShardSource},
-    shards::expand,
 };
 use ovhost_model::ModelConfig;
 use ovhost_plugin::Kind;
@@ -75,8 +75,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     chat.check_vocab(ModelConfig::from_folder(&model_folder)?.text.vocab_size.unsigned_abs() as usize)?;
     let mut images = ImageProcessor::from_folder(&model_folder)?;
     images.max_decode_pixels = recipe.data.max_image_pixels;
-    let paths = expand(&recipe.data.train.list(), &dir)?;
-    let source = ShardSource::open(&paths, images.max_decode_pixels)?;
+    let source = ShardSource::open_blend(&Blend::of_config(&recipe.data, &dir)?, images.max_decode_pixels)?;
     let stages = PluginStages::new(
         plugins.filters.clone(),
         plugins.prompt.clone().context("the recipe names no prompt plugin")?,

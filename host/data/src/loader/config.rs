@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
+use crate::blend::BlendEntry;
 use crate::image::DEFAULT_MAX_DECODE_PIXELS;
 
 /// One string or a list of them.
@@ -32,8 +33,15 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
     /// Training shards: a path or a list of paths, with braces: "train-{000..007}.tar". Relative to the recipe.
-    /// Single samples, or packs that `ovhost data pack` made.
+    /// Single samples, or packs that `ovhost data pack` made. A folder with Energon's .nv-meta stands for a part of it,
+    /// any other folder for its *.tar; a .yaml is a metadataset of Energon's.
     pub train: OneOrMany,
+    /// Several sources mixed, instead of train: [[data.blend]] with a path and a weight or repetitions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blend: Vec<BlendEntry>,
+    /// Part of prepared folders and metadatasets that is read; "train" if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_part: Option<String>,
     /// Samples in the shuffle window; 0 keeps the order of the files.
     pub shuffle_buffer: usize,
     /// Data threads; 0: one less than there are cores.
@@ -66,6 +74,8 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             train: OneOrMany::Many(Vec::new()),
+            blend: Vec::new(),
+            split_part: None,
             shuffle_buffer: 10_000,
             workers: 0,
             capacity: 8192,

@@ -153,7 +153,7 @@ impl PackThread {
                 Outcome::Reject(reject) => self.reject(reject),
             }
         }
-        self.position = chunk.after;
+        self.position = chunk.after.clone();
         self.epoch_kept += samples.len() as u64;
         let kept = self.epoch_kept;
         if chunk.epoch_end {
@@ -231,7 +231,7 @@ impl PackThread {
 
     fn snapshot(&self, packer: Option<Vec<u8>>, bins: &[Vec<EncodedSample>]) -> Snapshot {
         Snapshot {
-            position: self.position,
+            position: self.position.clone(),
             epoch_kept: self.epoch_kept,
             packer,
             open: self.open.values().map(held).collect(),

@@ -1,10 +1,11 @@
 //! The exact place of a loader, as a checkpoint keeps it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::order::Position;
+use super::order::{Place, Position, Rebase};
 use crate::DataError;
 use crate::rejects::Counters;
 
@@ -21,6 +22,13 @@ pub struct Held {
     pub tokens: u32,
 }
 
+impl Held {
+    /// Where it lies.
+    pub fn place(&self) -> Place {
+        Place { shard: self.shard, index: self.index }
+    }
+}
+
 /// Where the loader stands after a batch. Opaque to callers; serialise it as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +39,9 @@ pub struct LoaderState {
     pub depends: BTreeMap<String, String>,
     /// Next chunk of the stream.
     pub position: Position,
+    /// Where the number of ranks last changed, as long as that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebase: Option<Arc<Rebase>>,
     /// Samples of the present epoch that reached the packer, to notice an epoch without any.
     pub epoch_kept: u64,
     /// The packer's own state, hexadecimal; none once the stream was flushed.
@@ -47,8 +58,8 @@ pub struct LoaderState {
 pub const VERSION: u32 = 1;
 
 impl LoaderState {
-    /// Fails if the state belongs to other data or another recipe.
-    pub fn check(&self, depends: &BTreeMap<String, String>) -> Result<(), DataError> {
+    /// Fails if the state belongs to other data or another recipe. `but`: a key that may differ.
+    pub fn check(&self, depends: &BTreeMap<String, String>, but: Option<&str>) -> Result<(), DataError> {
         if self.version != VERSION {
             return Err(DataError::Resume(format!(
                 "the saved data position has version {}, this program reads version {VERSION}; finish the run with the program \
@@ -56,7 +67,7 @@ impl LoaderState {
                 self.version
             )));
         }
-        for (key, now) in depends {
+        for (key, now) in depends.iter().filter(|(key, _)| Some(key.as_str()) != but) {
             let then = self.depends.get(key);
             if then != Some(now) {
                 let then = then.map_or("(absent)".into(), |t| clip(t));

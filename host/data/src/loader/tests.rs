@@ -13,6 +13,7 @@ use crate::tokenizer_train::train_bpe;
 
 mod packed;
 mod plugins;
+mod ranks;
 
 struct Memory(Vec<Vec<Result<Record, Reject>>>);
 

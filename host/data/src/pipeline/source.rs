@@ -1,9 +1,35 @@
 //! Where samples come from: shards on disk, single samples or packs.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use crate::DataError;
+use crate::blend::{Blend, Mixing, SourceShard};
 use crate::packed::{Head, Layout, Pack, layout_of, parse};
 use crate::record::{Record, RecordOptions, Reject};
-use crate::shards::{Shard, allow_many_files};
+use crate::shards::energon::FieldMap;
+use crate::shards::{IndexedShard, RawSample, ShardError, allow_many_files};
+
+/// Which shards of a source belong together, and how they are mixed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mix {
+    /// How.
+    pub mixing: Mixing,
+    /// The parts; their shards lie one after the other in [`SampleSource::shards`].
+    pub parts: Vec<MixPart>,
+}
+
+/// Shards that are read as one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MixPart {
+    /// For messages.
+    pub name: String,
+    /// Number of shards.
+    pub shards: usize,
+    /// Its weight or its repetitions.
+    pub share: f64,
+}
 
 /// Where samples come from. Reading needs no order and happens on several threads.
 pub trait SampleSource: Send + Sync {
@@ -11,6 +37,11 @@ pub trait SampleSource: Send + Sync {
     fn shards(&self) -> Vec<(String, u64)>;
     /// Sample `index` of shard `shard`; whatever is wrong with it is a reject.
     fn record(&self, shard: u32, index: u64) -> Result<Record, Reject>;
+    /// How the shards are mixed: all as one, unless said otherwise.
+    fn mix(&self) -> Mix {
+        let part = MixPart { name: "the shards".into(), shards: self.shards().len(), share: 1.0 };
+        Mix { mixing: Mixing::Repetitions, parts: vec![part] }
+    }
     /// Whether the samples are packs, to be read with [`Self::pack`].
     fn packed(&self) -> bool {
         false
@@ -28,27 +59,62 @@ pub trait SampleSource: Send + Sync {
 
 /// Tar shards as a source.
 pub struct ShardSource {
-    shards: Vec<Shard>,
+    shards: Vec<Opened>,
+    mix: Mix,
     options: RecordOptions,
     packed: bool,
     heads: Vec<(String, Head)>,
 }
 
-impl ShardSource {
-    /// Opens and indexes `paths`. `max_pixels` bounds the header size of a picture. Every shard stays open: the
-    /// process's bound on open files is raised as far as it goes.
-    pub fn open(paths: &[std::path::PathBuf], max_pixels: u64) -> Result<Self, DataError> {
-        allow_many_files();
-        let shards = paths.iter().map(Shard::open).collect::<Result<Vec<_>, _>>()?;
-        for shard in shards.iter().filter(|s| s.unnamed() > 0) {
+struct Opened {
+    shard: IndexedShard,
+    fields: Option<Arc<FieldMap>>,
+}
+
+impl Opened {
+    fn open(wanted: &SourceShard) -> Result<Self, DataError> {
+        let mut shard = IndexedShard::open(&wanted.path)?;
+        if shard.unnamed() > 0 {
             tracing::warn!(
                 "{}: {} members belong to no sample (no dot in the name, or a reserved name __x__) and are not read",
                 shard.path().display(),
                 shard.unnamed()
             );
         }
+        if let Some(samples) = wanted.samples.filter(|n| *n != shard.len() as u64) {
+            return Err(DataError::Config(format!(
+                "{} has {} samples, and the metadata of its data set says {samples}; one of them is of another time: make the \
+                 metadata again with `ovhost data index`, or with `energon prepare`",
+                wanted.path.display(),
+                shard.len()
+            )));
+        }
+        shard.choose(wanted.range.clone(), &wanted.exclude)?;
+        Ok(Opened { shard, fields: wanted.fields.clone() })
+    }
+}
+
+impl ShardSource {
+    /// Opens `paths` as one source. `max_pixels` bounds the header size of a picture. Every shard stays open: the
+    /// process's bound on open files is raised as far as it goes.
+    ///
+    /// # Errors
+    /// A shard that cannot be read, packs beside single samples.
+    pub fn open(paths: &[PathBuf], max_pixels: u64) -> Result<Self, DataError> {
+        Self::open_blend(&Blend::of_paths(paths), max_pixels)
+    }
+
+    /// Opens the shards of a blend.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and shards whose number of samples is not that of their metadata.
+    pub fn open_blend(blend: &Blend, max_pixels: u64) -> Result<Self, DataError> {
+        allow_many_files();
+        let wanted: Vec<&SourceShard> = blend.sources.iter().flat_map(|s| &s.shards).collect();
+        let mut shards = wanted.iter().map(|shard| Opened::open(shard)).collect::<Result<Vec<_>, _>>()?;
+        tell_apart(&mut shards);
         let (mut heads, mut plain, mut packed) = (Vec::new(), None, None);
-        for shard in shards.iter().filter(|s| !s.is_empty()) {
+        for Opened { shard, .. } in shards.iter().filter(|s| !s.shard.is_empty()) {
             let (layout, head) = layout_of(shard)?;
             heads.extend(head.map(|head| (shard.name().to_owned(), head)));
             let seen = if layout == Layout::Plain { &mut plain } else { &mut packed };
@@ -62,26 +128,55 @@ impl ShardSource {
             )));
         }
         let packed = packed.is_some();
-        Ok(Self { shards, options: RecordOptions { max_pixels }, packed, heads })
+        let parts =
+            blend.sources.iter().map(|s| MixPart { name: s.name.clone(), shards: s.shards.len(), share: s.share });
+        let mix = Mix { mixing: blend.mixing, parts: parts.collect() };
+        Ok(Self { shards, mix, options: RecordOptions { max_pixels }, packed, heads })
     }
 
-    fn shard(&self, shard: u32) -> Result<&Shard, Reject> {
-        self.shards.get(shard as usize).ok_or_else(|| Reject {
-            key: String::new(),
-            shard: String::new(),
-            stage: "read",
-            reason: format!("there is no shard {shard}, only {}", self.shards.len()),
-        })
+    fn read(&self, shard: u32, index: u64) -> Result<(RawSample, &Opened), Reject> {
+        let reject = |key, shard: &str, reason| Reject { key, shard: shard.to_owned(), stage: "read", reason };
+        let Some(opened) = self.shards.get(shard as usize) else {
+            return Err(reject(String::new(), "", format!("there is no shard {shard}, only {}", self.shards.len())));
+        };
+        let name = opened.shard.name();
+        let raw = opened.shard.read(index as usize).map_err(|error| match error {
+            ShardError::Sample { key, reason, .. } => reject(key, name, reason),
+            other => reject(String::new(), name, other.to_string()),
+        })?;
+        let Some(fields) = &opened.fields else { return Ok((raw, opened)) };
+        let key = raw.key.clone();
+        Ok((fields.apply(raw).map_err(|reason| reject(key, name, reason))?, opened))
+    }
+}
+
+/// Shards of several folders often bear the same names; messages then say the folder too.
+fn tell_apart(shards: &mut [Opened]) {
+    let mut count: HashMap<String, usize> = HashMap::new();
+    for opened in shards.iter() {
+        *count.entry(opened.shard.name().to_owned()).or_default() += 1;
+    }
+    for Opened { shard, .. } in shards {
+        let folder = shard.path().parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        if let Some(folder) = folder.filter(|_| count[shard.name()] > 1) {
+            let name = format!("{folder}/{}", shard.name());
+            shard.rename(name);
+        }
     }
 }
 
 impl SampleSource for ShardSource {
     fn shards(&self) -> Vec<(String, u64)> {
-        self.shards.iter().map(|s| (s.name().to_string(), s.len() as u64)).collect()
+        self.shards.iter().map(|s| (s.shard.name().to_string(), s.shard.len() as u64)).collect()
     }
 
     fn record(&self, shard: u32, index: u64) -> Result<Record, Reject> {
-        self.shard(shard)?.record(index as usize, &self.options)
+        let (raw, opened) = self.read(shard, index)?;
+        Record::build(raw, opened.shard.name(), index, &self.options)
+    }
+
+    fn mix(&self) -> Mix {
+        self.mix.clone()
     }
 
     fn packed(&self) -> bool {
@@ -93,10 +188,7 @@ impl SampleSource for ShardSource {
     }
 
     fn pack(&self, shard: u32, index: u64) -> Result<Pack, Reject> {
-        let shard = self.shard(shard)?;
-        match shard.read(index as usize) {
-            Ok(raw) => parse(raw, shard.name(), &self.options),
-            Err(error) => Err(shard.reject(index as usize, error)),
-        }
+        let (raw, opened) = self.read(shard, index)?;
+        parse(raw, opened.shard.name(), &self.options)
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{
     ChatTokenizer, ImageProcessor,
+    blend::Blend,
     packed::Layout,
     pipeline::PluginStages,
     rejects::{RECIPE_WORDS, RejectBudget},
@@ -98,7 +99,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     recipe.data.check()?;
     let dir = recipe_dir(&args.recipe);
     let paths = match args.input.as_slice() {
-        [] => expand(&recipe.data.train.list(), &dir)?,
+        [] => Blend::of_config(&recipe.data, &dir)?.plain_paths()?,
         input => expand(input, Path::new(""))?,
     };
     let settings = settings(args, &recipe, &dir, paths)?;

@@ -4,12 +4,14 @@ mod bad_data;
 mod bad_plugins;
 mod bad_recipe;
 mod corrupt_data;
+mod blend;
 mod crashes;
 mod data_filter;
 mod data_pack;
 #[path = "../../host/data/tests/corrupt/forge.rs"]
 mod forge;
 mod infer_eval;
+mod interop;
 mod lab;
 mod resume;
 mod train;

@@ -6,6 +6,7 @@ mod bad_recipe;
 mod corrupt_data;
 mod blend;
 mod crashes;
+mod data_convert;
 mod data_filter;
 mod data_pack;
 #[path = "../../host/data/tests/corrupt/forge.rs"]

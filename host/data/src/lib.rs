@@ -6,7 +6,7 @@
 //!                                                (chat, image)
 //! ```
 //! * [`blend`]: what a recipe names as training data: sources and their shares.
-//! * [`shards`], [`record`], [`convert`]: WebDataset tars in and out, records, JSON + image folder to shards.
+//! * [`shards`], [`record`]: WebDataset tars in and out, records.
 //! * [`image`]: picture headers, decoding, the Qwen2-VL resize and patch layout.
 //! * [`chat`], [`tokenizer_train`]: conversations to token ids with labels; training a small tokenizer.
 //! * [`columns`], [`pipeline`]: the columns that plugins see; one sample from record to tokens.
@@ -17,7 +17,6 @@
 pub mod blend;
 pub mod chat;
 pub mod columns;
-pub mod convert;
 pub mod image;
 pub mod loader;
 pub mod packed;

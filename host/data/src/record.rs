@@ -222,7 +222,7 @@ fn check_length(part: &str, bytes: usize) -> Result<(), String> {
 }
 
 /// What a JSON value is, in words, for error texts.
-pub(crate) fn kind_of(value: &Value) -> &'static str {
+pub fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -238,7 +238,10 @@ fn check_named_pictures(record: &Record) -> Result<(), String> {
     for field in ["image", "images"] {
         let (count, first) = match record.fields.get(field) {
             Some(Value::String(name)) if !name.is_empty() => (1, name.as_str()),
-            Some(Value::Array(names)) if !names.is_empty() => (names.len(), names[0].as_str().unwrap_or("a picture")),
+            Some(Value::Array(names)) => match names.iter().filter(|name| !name.is_null()).count() {
+                0 => continue,
+                count => (count, names.iter().find_map(Value::as_str).unwrap_or("a picture")),
+            },
             _ => continue,
         };
         if record.media.is_empty() {
@@ -314,11 +317,6 @@ impl RejectLog {
         Ok(())
     }
 
-    /// Starts the file with lines that were written before; they are not counted.
-    pub(crate) fn keep(&mut self, lines: &str) -> std::io::Result<()> {
-        self.out.write_all(lines.as_bytes())
-    }
-
     /// Rejects so far.
     pub fn count(&self) -> u64 {
         self.count
@@ -368,6 +366,8 @@ mod tests {
         assert_eq!(record.fields["caption"], "a caption");
         assert_eq!(record.fields["question"], "q");
         assert_eq!(record.ignored, 1);
+        assert_eq!(build(&[("json", br#"{"images":["a",null]}"#), ("png", &png)]).unwrap().media.len(), 1);
+        assert_eq!(build(&[("json", br#"{"images":[null]}"#)]).unwrap().media.len(), 0);
         assert_eq!(build(&[("txt", b"only words")]).unwrap().fields["text"], "only words");
         assert!(build(&[("json", br#"[{"role":"user","content":"x"}]"#)]).unwrap().fields["messages"].is_array());
     }

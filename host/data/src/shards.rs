@@ -23,7 +23,7 @@ pub use index::{IndexOptions, Indexed, index};
 pub use indexed::{IndexedShard, index_path};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
-pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard};
+pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard, shard_name};
 
 /// What can go wrong with shards as files.
 #[derive(Debug, thiserror::Error)]

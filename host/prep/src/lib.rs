@@ -9,6 +9,7 @@
 //! * A step that is run again skips what is done; with other settings it is refused.
 //! * Every sample read is kept, filtered or rejected: the counts of every job say so and `rejects.jsonl` lists the others.
 
+pub mod convert;
 mod error;
 mod files;
 pub mod filter;
@@ -21,6 +22,7 @@ mod places;
 mod rejects;
 mod write;
 
+pub use convert::{ConvertSettings, Converted, Input, convert};
 pub use error::PrepError;
 pub use filter::{FilterSettings, filter, plugin_record};
 pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary, WORDS};

@@ -203,6 +203,11 @@ impl ShardFile {
         self.offsets.len() as u64
     }
 
+    /// Bytes so far, end mark not counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether the last sample has that key: another of the same key after it would be read as a part of it.
     pub fn ends_with(&self, key: &str) -> bool {
         !self.offsets.is_empty() && self.last == key
@@ -292,6 +297,16 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Names of shards after a pattern such as `train-%06d.tar`, by number.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn shard_name(pattern: &str) -> Result<impl Fn(usize) -> String, ShardError> {
+    let (prefix, digits) = parse_pattern(pattern)
+        .map_err(|reason| ShardError::Pattern { pattern: pattern.to_owned(), reason: reason.to_owned() })?;
+    Ok(move |number| format!("{prefix}{number:0digits$}.tar"))
 }
 
 fn parse_pattern(pattern: &str) -> Result<(String, usize), &'static str> {

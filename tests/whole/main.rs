@@ -8,6 +8,7 @@ mod blend;
 mod crashes;
 mod data_convert;
 mod data_filter;
+mod data_look;
 mod data_pack;
 #[path = "../../host/data/tests/corrupt/forge.rs"]
 mod forge;

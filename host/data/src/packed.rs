@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-pub use read::{Pack, SubSample, layout_of, parse};
+pub use read::{Pack, SubSample, layout, layout_of, parse};
 
 use crate::DataError;
 use crate::chat::ChatTokenizer;

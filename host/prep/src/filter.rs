@@ -8,13 +8,14 @@
 //! filters before it run ahead on all threads, and what it remembers is saved now and then, between two shards.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ovhost_data::columns::Compute;
 use ovhost_data::packed::{Layout, layout_of};
 use ovhost_data::pipeline::{
     Dropped, FilterChain, FilterStage, Row, Stream, check_filter_columns, identity, plugin_filter,
 };
-use ovhost_data::record::{RecordOptions, Reject};
+use ovhost_data::record::{Record, RecordOptions, Reject};
 use ovhost_data::rejects::Counters;
 use ovhost_data::shards::{Shard, ShardFile, WrittenShard, check_split, write_nv_meta};
 use ovhost_data::{ChatTokenizer, columns};
@@ -27,7 +28,16 @@ use crate::jobs::{Done, Made, MadeFile, Plan, Progress, RunOptions, Step, Summar
 use crate::ordered::ordered;
 
 /// Rows that go through the filters together.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
+
+/// Draws samples, each for itself.
+pub trait Draw: Send + Sync {
+    /// Everything that the draws depend on beside the run's seed.
+    fn record(&self) -> Value;
+
+    /// Whether a sample is kept; else why not. `shard` is the file that holds it.
+    fn keep(&self, record: &Record, shard: &Path) -> Result<(), String>;
+}
 
 /// What is filtered, and how.
 pub struct FilterSettings {
@@ -35,6 +45,8 @@ pub struct FilterSettings {
     pub inputs: Vec<PathBuf>,
     /// Filters, in order.
     pub filters: Vec<Plugin>,
+    /// Draws samples before the filters see them.
+    pub draw: Option<Arc<dyn Draw>>,
     /// What a plugin's failure on a row does.
     pub on_trap: OnTrap,
     /// Seed that filters see.
@@ -77,7 +89,7 @@ struct Filter<'a> {
 /// # Errors
 /// See [`run`]; plugins that want columns that are not there.
 pub fn filter(settings: &FilterSettings, options: &RunOptions<'_>) -> Result<Summary, PrepError> {
-    if settings.filters.is_empty() {
+    if settings.filters.is_empty() && settings.draw.is_none() {
         return Err(PrepError::Option("no filter plugin is named; name at least one".into()));
     }
     check_split(&settings.split)?;
@@ -158,11 +170,15 @@ fn plan(settings: &FilterSettings, inputs: &[Input]) -> Plan {
     let filters: Vec<Value> = settings.filters.iter().map(plugin_record).collect();
     let shards: Vec<Value> =
         inputs.iter().map(|i| json!({ "name": i.name, "samples": i.samples, "bytes": i.bytes })).collect();
-    let settings = json!({
+    let draw = settings.draw.as_ref().map(|d| d.record());
+    let mut settings = json!({
         "filters": filters, "seed": settings.seed, "on_plugin_failure": settings.on_trap, "split": settings.split,
         "tokenizer": settings.chat.as_ref().map(|c| c.fingerprint().to_owned()), "max_image_pixels": settings.max_pixels,
         "dry": settings.dry, "inputs": shards,
     });
+    if let Some(draw) = draw {
+        settings["draw"] = draw;
+    }
     Plan { step: "filter", settings, jobs: inputs.iter().map(|i| i.name.clone()).collect() }
 }
 
@@ -217,7 +233,13 @@ impl Filter<'_> {
                 false => shard.record_by_headers(index, &options),
             };
             match record {
-                Ok(record) => rows.push(Row { at: index, ordinal: first + index as u64, record, added: Vec::new() }),
+                Ok(record) => match self.settings.draw.as_ref().map(|draw| draw.keep(&record, shard.path())) {
+                    Some(Err(reason)) => {
+                        let reject = Reject { key: record.key, shard: record.shard, stage: "filter", reason };
+                        rejects.push((index, Dropped::Filtered(reject)));
+                    }
+                    _ => rows.push(Row { at: index, ordinal: first + index as u64, record, added: Vec::new() }),
+                },
                 Err(reject) => rejects.push((index, Dropped::Reject(reject))),
             }
         }

@@ -9,22 +9,31 @@
 //! * A step that is run again skips what is done; with other settings it is refused.
 //! * Every sample read is kept, filtered or rejected: the counts of every job say so and `rejects.jsonl` lists the others.
 
+pub mod balance;
 pub mod convert;
+mod draw;
 mod error;
 mod files;
 pub mod filter;
+pub mod inspect;
 pub mod jobs;
 mod lengths;
 mod ordered;
 pub mod pack;
 pub mod packs;
+mod peek;
 mod places;
 mod rejects;
+mod samples;
+pub mod stats;
+pub mod validate;
 mod write;
 
 pub use convert::{ConvertSettings, Converted, Input, convert};
+pub use draw::put_png;
 pub use error::PrepError;
-pub use filter::{FilterSettings, filter, plugin_record};
+pub use filter::{Draw, FilterSettings, filter, plugin_record};
 pub use jobs::{Done, Part, Plan, Progress, RunOptions, Summary, WORDS};
 pub use pack::{PackSettings, Packed, Phase, pack};
 pub use rejects::Rejects;
+pub use samples::Encoding;

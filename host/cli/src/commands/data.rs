@@ -1,9 +1,14 @@
 //! `ovhost data`: tables to shards, filters over shards, shards to packs, and a look into shards.
 
+mod balance;
 mod convert;
 mod filter;
 mod index;
+mod inspect;
 mod pack;
+mod stats;
+mod tokens;
+mod validate;
 
 use std::{
     fs,
@@ -12,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{
     packed::MARK,
     record::RecordOptions,
@@ -22,6 +28,8 @@ use serde_json::Value;
 /// Subcommands of `ovhost data`.
 #[derive(clap::Subcommand)]
 pub enum Command {
+    /// Thin out what there is too much of, by concepts or sources: resumable, in parallel, the same bytes every time
+    Balance(Box<balance::Args>),
     /// Turn parquet, JSON, shards or IDX into WebDataset shards: resumable, in parallel, the same bytes every time
     Convert(Box<convert::Args>),
     /// Run filter plugins over shards: resumable, in parallel, the same bytes every time
@@ -30,8 +38,14 @@ pub enum Command {
     Index(index::Args),
     /// Pack samples for training once and for all: resumable, in parallel, the same bytes every time
     Pack(Box<pack::Args>),
+    /// Describe shards: counts, members, fields, pictures, a few samples, a contact sheet
+    Inspect(inspect::Args),
     /// Show samples of shards, and save their pictures
     Show(ShowArgs),
+    /// Measure shards: tokens, image sizes, turns and sources as JSON and plots; resumable, in parallel
+    Stats(Box<stats::Args>),
+    /// Check shards for everything that would hurt later
+    Validate(Box<validate::Args>),
 }
 
 /// Arguments of `ovhost data show`.
@@ -51,11 +65,58 @@ pub struct ShowArgs {
 /// Runs the command.
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Balance(args) => balance::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Filter(args) => filter::run(&args),
         Command::Index(args) => index::run(args),
         Command::Pack(args) => pack::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Show(args) => show(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Validate(args) => validate::run(&args),
+    }
+}
+
+/// The number of threads that `--workers` means: 0 is one for each core.
+fn workers(given: usize) -> usize {
+    match given {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    }
+}
+
+/// A bar that counts `what` and tells when it will be done.
+fn style(what: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!(
+        "{{bar:32}} {{pos}}/{{len}} {what} · {{per_sec}} · {{elapsed}} · {{eta}} left"
+    ))
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Text out of data, so that it does not steer the terminal.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// A bar of samples whose number is not known beforehand.
+fn samples_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {pos} samples · {per_sec} · {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::no_length().with_style(style)
+}
+
+/// Bytes in decimal units, as in the other commands' summaries: 640 B, 1.2 kB, 10.4 MB.
+fn bytes(n: u64) -> String {
+    match n {
+        0..1000 => format!("{n} B"),
+        1000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        1_000_000_000..1_000_000_000_000 => format!("{:.1} GB", n as f64 / 1e9),
+        _ => format!("{:.1} TB", n as f64 / 1e12),
     }
 }
 

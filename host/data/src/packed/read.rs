@@ -107,7 +107,8 @@ impl FirstSamples for IndexedShard {
     }
 }
 
-fn layout(key: &str, fields: &Value) -> Layout {
+/// What a sample is, by its key and its JSON.
+pub fn layout(key: &str, fields: &Value) -> Layout {
     let name = key.rsplit('/').next().unwrap_or(key);
     if fields.get(MARK).is_some() {
         Layout::Packed

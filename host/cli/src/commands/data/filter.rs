@@ -138,6 +138,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let settings = FilterSettings {
         inputs,
         filters: load(args)?,
+        draw: None,
         on_trap: args.on_plugin_failure,
         seed: args.seed,
         chat: args.tokenizer.as_ref().map(ChatTokenizer::from_folder).transpose()?,

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use ovhost_data::shards::IndexedShard;
+
 use crate::lab::Lab;
 
 /// The recipe's data become `text`.
@@ -33,7 +35,9 @@ fn a_metadataset_is_read_as_it_says() {
     // Half of the one, and the other without a sample that its metadata leaves out.
     let split = lab.at("data/test/.nv-meta/split.yaml");
     let text = fs::read_to_string(&split).unwrap();
-    fs::write(&split, text.replace("\"exclude\": []", "\"exclude\": [\"shard-000000.tar/00000003\"]")).unwrap();
+    let key = IndexedShard::open(&lab.at("data/test/shard-000000.tar")).unwrap().read(3).unwrap().key;
+    let exclude = format!("\"exclude\": [\"shard-000000.tar/{key}\"]");
+    fs::write(&split, text.replace("\"exclude\": []", &exclude)).unwrap();
     write(
         "    blend_epochized:\n    - {path: ../data/train, subset: {range: [0%, 50%]}}\n    - {path: ../data/test, repetitions: 2}\n",
     );

@@ -18,7 +18,10 @@ use crate::lab::{Lab, root};
 /// Runs `interop.py`; none where Python cannot be started.
 fn python(args: &[&str]) -> Option<String> {
     let python = std::env::var_os("OVHOST_PYTHON").unwrap_or_else(|| "python3".into());
-    let output = Command::new(python).arg(root().join("tests/whole/interop.py")).args(args).output().ok()?;
+    let mut command = Command::new(python);
+    // Energon brings a torch of its own, which must not find the libraries of another.
+    command.arg(root().join("tests/whole/interop.py")).args(args).env_remove("LD_LIBRARY_PATH");
+    let output = command.output().ok()?;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "interop.py {args:?}: {error}");
     Some(String::from_utf8(output.stdout).unwrap())

@@ -5,7 +5,10 @@
 //!             └────────────── answers awaited in the order of the questions ─────────────┘            └ LoaderState
 //! ```
 //! The same seed, shards, plugins and recipe give the same batches for any number of workers. Every sample that was
-//! read is delivered, filtered or rejected exactly once, also across a restart.
+//! read is delivered, filtered or rejected exactly once, also across a restart: with as many ranks as before the next
+//! batches are those of the unbroken run bit for bit, with another number ([`Loader::resume_all`]) nothing of the epoch is
+//! lost and nothing comes twice. A state has the position, the packer's own state and the samples in it; the shuffle
+//! windows follow from the position, and filters have no state: those that remember rows are refused in training.
 
 mod config;
 mod eval;

@@ -1,5 +1,6 @@
 //! Shards that others made → `.tar.idx` beside each, and Energon's metadata: what its own preparing step does.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -98,11 +99,11 @@ fn index_one(path: &Path) -> Result<(u64, bool), ShardError> {
     let index = index_path(path);
     let same = std::fs::read(&index).is_ok_and(|old| old == bytes);
     if !same {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io_error(&index, "write"))?;
-        std::io::Write::write_all(&mut file, &bytes).map_err(io_error(&index, "write"))?;
-        file.as_file().sync_all().map_err(io_error(&index, "sync"))?;
-        file.persist(&index).map_err(|e| io_error(&index, "put in place")(e.error))?;
+        let temporary = index.with_extension("idx.tmp");
+        std::fs::File::create(&temporary)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .map_err(io_error(&temporary, "write"))?;
+        std::fs::rename(&temporary, &index).map_err(io_error(&index, "put in place"))?;
     }
     Ok((shard.len() as u64, !same))
 }

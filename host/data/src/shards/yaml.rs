@@ -9,6 +9,9 @@ use serde_json::{Map, Number, Value};
 /// Deeper than any metadata; the parser's tree is dropped and converted by recursion.
 const DEEPEST: usize = 64;
 
+/// Tags that say what a plain value is anyway.
+const PLAIN: [&str; 7] = ["str", "int", "float", "bool", "null", "seq", "map"];
+
 /// Reads one YAML document. No document is null.
 ///
 /// # Errors
@@ -18,10 +21,23 @@ pub fn parse(text: &str) -> Result<Value, String> {
     let mut depth = 0_usize;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| format!("it is not valid YAML: {e}"))?;
-        match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
-            _ => {}
+        let tag = match &event {
+            Event::SequenceStart(_, tag) | Event::MappingStart(_, tag) => {
+                depth += 1;
+                tag
+            }
+            Event::Scalar(_, _, _, tag) => tag,
+            Event::SequenceEnd | Event::MappingEnd => {
+                depth = depth.saturating_sub(1);
+                &None
+            }
+            _ => &None,
+        };
+        // Not `!!python/object`, nor any other type that a reader would have to make up.
+        if let Some(tag) =
+            tag.as_ref().filter(|tag| !(tag.is_yaml_core_schema() && PLAIN.contains(&tag.suffix.as_str())))
+        {
+            return Err(format!("line {}: it uses the tag {tag}; only plain values are read", span.start.line()));
         }
         if depth > DEEPEST {
             return Err(format!("line {}: it is nested more than {DEEPEST} levels deep", span.start.line()));
@@ -63,7 +79,6 @@ fn convert(node: Yaml<'_>) -> Result<Value, String> {
             }
             Value::Object(map)
         }
-        // Not `!!python/object`, nor any other type that a reader would have to make up.
         Yaml::Tagged(tag, _) => return Err(format!("it uses the tag {tag}; only plain values are read")),
         Yaml::Representation(text, ..) => Value::String(text.into_owned()),
         // An empty document, or an alias without its anchor.

@@ -136,9 +136,26 @@ pub fn read_part(
             format!("exclude names \"{entry}\", which is no shard of this data set and no sample of one (SHARD/KEY)"),
         ));
     }
+    warn_of_unlisted(folder, &counts);
     let dataset_path = meta.join(dataset_config.unwrap_or("dataset.yaml"));
     let fields = FieldMap::of(&load(&dataset_path)?, &dataset_path)?;
     Ok(Part { shards, fields })
+}
+
+/// Shards that were put into the folder after its metadata was made are not read; whoever did that should know.
+fn warn_of_unlisted(folder: &Path, counts: &Map<String, Value>) {
+    let names =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let mut unlisted: Vec<String> = names.filter(|n| n.ends_with(".tar") && !counts.contains_key(n)).collect();
+    unlisted.sort();
+    if let Some(first) = unlisted.first() {
+        tracing::warn!(
+            "{}: {} shards are not in its metadata and not read, such as {first}; add them with `ovhost data index`, or name the \
+             shards themselves",
+            folder.display(),
+            unlisted.len()
+        );
+    }
 }
 
 /// Samples of every shard, by its name, and the file that says so.

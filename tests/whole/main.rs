@@ -3,8 +3,8 @@
 mod bad_data;
 mod bad_plugins;
 mod bad_recipe;
-mod corrupt_data;
 mod blend;
+mod corrupt_data;
 mod crashes;
 mod data_convert;
 mod data_filter;

@@ -20,8 +20,8 @@ const BLOCK: u64 = 512;
 /// Most bytes of one sample: it is read into memory as a whole.
 const MOST_SAMPLE: u64 = 1 << 32;
 
-/// Most bytes before the first sample.
-const MOST_BEFORE: u64 = 1 << 20;
+/// Most bytes before the first sample, and behind the last.
+const MOST_AROUND: u64 = 1 << 20;
 
 /// An open shard whose samples are read by their bytes. Several threads may share it.
 #[derive(Debug)]
@@ -76,21 +76,25 @@ impl IndexedShard {
         if end.checked_add(2 * BLOCK).is_none_or(|after| after > length) {
             return Err(format!("samples end at byte {end} by it, and the file has {length}"));
         }
-        let mut mark = [0; 2 * BLOCK as usize];
+        // The end mark and what fills the last record: zeros. Anything else would be samples that nobody misses.
+        let rest = length - end;
+        if rest > MOST_AROUND {
+            return Err(format!("samples end at byte {end} by it, and {rest} bytes follow"));
+        }
+        let mut mark = vec![0; rest as usize];
         self.file.read_exact_at(&mut mark, *end).map_err(|e| e.to_string())?;
-        if mark != [0; 2 * BLOCK as usize] {
-            return Err(format!("no end mark stands at byte {end}"));
+        if mark.iter().any(|b| *b != 0) {
+            return Err(format!("what follows byte {end} is no end mark"));
         }
         // Before the first sample there may be headers for the whole archive and members of no sample, and no sample.
         let first = self.offsets[0];
-        if first > MOST_BEFORE {
+        if first > MOST_AROUND {
             return Err(format!("samples begin at byte {first} by it"));
         }
         let mut before = vec![0; first as usize];
         self.file.read_exact_at(&mut before, 0).map_err(|e| e.to_string())?;
-        let key = RawSample::key_of(&before);
-        if !key.is_empty() {
-            return Err(format!("sample \"{key}\" lies before its first"));
+        if !RawSample::none_in(&before) {
+            return Err("there is a sample before its first".into());
         }
         let samples = self.offsets.len() - 1;
         for header in [self.offsets[0], self.offsets[samples.saturating_sub(1)]].into_iter().take(samples) {

@@ -93,6 +93,13 @@ impl RawSample {
 }
 
 impl RawSample {
+    /// Whether those bytes are whole members that make no sample.
+    pub(super) fn none_in(bytes: &[u8]) -> bool {
+        let mut scan = Scan::default();
+        let whole = scan.members(Cursor::new(bytes), bytes.len() as u64, false).is_ok();
+        whole && scan.open.is_none() && scan.done.is_empty()
+    }
+
     /// The key of the sample whose bytes those are, as far as it can be told; else empty.
     pub(super) fn key_of(bytes: &[u8]) -> String {
         let mut scan = Scan::default();

@@ -114,7 +114,7 @@ mod tests {
 
     fn found(fields: Value, pictures: usize) -> Option<(Kind, String)> {
         let Value::Object(fields) = fields else { panic!() };
-        let media = Media { name: "png".into(), bytes: vec![].into(), width: 1, height: 1 };
+        let media = Media { name: "png".into(), bytes: vec![].into(), size: 0, width: 1, height: 1 };
         let record = Record { fields, media: vec![media; pictures], ..Record::default() };
         check(&record).err()
     }

@@ -20,7 +20,7 @@ mod yaml;
 pub use energon::{check_split, write_nv_meta};
 pub use expand::{expand, expand_braces};
 pub use index::{IndexOptions, Indexed, index};
-pub use indexed::{IndexedShard, index_path};
+pub use indexed::{IndexedShard, index_path, read_index};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
 pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard, shard_name};

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use ovhost_data::image::decode::{extension_of, is_picture_name};
 use ovhost_data::image::header;
 use ovhost_data::packed::{self, Head, Layout};
+use ovhost_data::record::MOST_TEXT;
 use ovhost_data::shards::RawSample;
 use serde::Serialize;
 use serde_json::Value;
@@ -266,7 +267,7 @@ fn look(path: &Path, share: u64, seed: Option<u64>, max_pixels: u64) -> Result<(
     let peek = Peek::open(path)?;
     let mut seen = Dataset {
         shards: 1,
-        indexed: u64::from(peek.indexed),
+        indexed: u64::from(peek.is_indexed()),
         bytes: peek.bytes,
         samples: peek.len(),
         ..Dataset::default()
@@ -277,7 +278,7 @@ fn look(path: &Path, share: u64, seed: Option<u64>, max_pixels: u64) -> Result<(
     if let Some(reason) = &peek.index_fault {
         fault(&mut seen, None, format!("its index cannot be used: {reason}"));
     }
-    if let Some(damage) = &peek.damage {
+    if let Some(damage) = peek.damage() {
         fault(&mut seen, None, format!("damaged at byte {}: {}", damage.offset, damage.reason));
     }
     for index in spread(peek.len(), share, seed) {
@@ -343,6 +344,8 @@ impl Dataset {
                         wrong.get_or_insert(format!("part {part}: {e}"));
                     }
                 }
+            } else if is_json(part) && bytes.len() > MOST_TEXT {
+                wrong.get_or_insert(format!("part {part} has {} bytes; at most {MOST_TEXT} are read", bytes.len()));
             } else if is_json(part) {
                 match serde_json::from_slice::<Value>(bytes) {
                     Ok(value) => {

@@ -1,10 +1,8 @@
 //! A shard's samples by number, through its `.tar.idx` where there is a usable one, else by reading its headers once.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use ovhost_data::shards::{Damage, RawSample, Shard};
+use ovhost_data::shards::{Damage, IndexedShard, RawSample, Shard, ShardError};
 
 use crate::error::{PrepError, io};
 
@@ -14,14 +12,14 @@ pub struct Peek {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// Whether the places of its samples come from its index.
-    pub indexed: bool,
     /// Why its index is not used, where there is one.
     pub index_fault: Option<String>,
-    /// Where it stops being readable; an index does not tell.
-    pub damage: Option<Damage>,
-    file: File,
-    offsets: Vec<u64>,
+    samples: Samples,
+}
+
+enum Samples {
+    Indexed(IndexedShard),
+    Scanned(Shard),
 }
 
 impl Peek {
@@ -30,75 +28,49 @@ impl Peek {
     /// # Errors
     /// The file cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, PrepError> {
-        let file = File::open(path).map_err(io(path, "open the shard"))?;
-        let bytes = file.metadata().map_err(io(path, "read its size"))?.len();
-        let found = index(path).and_then(|found| match found {
-            Some(offsets) => check(&offsets, bytes).map(|()| Some(offsets)),
-            None => Ok(None),
-        });
-        let (offsets, index_fault) = match found {
-            Ok(Some(offsets)) => (Some(offsets), None),
-            Ok(None) => (None, None),
-            Err(fault) => (None, Some(fault)),
+        let bytes = std::fs::metadata(path).map_err(io(path, "open the shard"))?.len();
+        let (samples, index_fault) = match IndexedShard::by_index(path)? {
+            Some(Ok(shard)) => (Samples::Indexed(shard), None),
+            other => (Samples::Scanned(Shard::open_damaged(path)?), other.and_then(Result::err)),
         };
-        let indexed = offsets.is_some();
-        let (offsets, damage) = match offsets {
-            Some(offsets) => (offsets, None),
-            None => {
-                let shard = Shard::open_damaged(path)?;
-                (shard.offsets(), shard.damage().cloned())
-            }
-        };
-        Ok(Peek { path: path.to_owned(), bytes, indexed, index_fault, damage, file, offsets })
+        Ok(Peek { path: path.to_owned(), bytes, index_fault, samples })
+    }
+
+    /// Whether the places of its samples come from its index.
+    pub fn is_indexed(&self) -> bool {
+        matches!(self.samples, Samples::Indexed(_))
+    }
+
+    /// Where it stops being readable, as far as its headers were read.
+    pub fn damage(&self) -> Option<&Damage> {
+        match &self.samples {
+            Samples::Indexed(_) => None,
+            Samples::Scanned(shard) => shard.damage(),
+        }
     }
 
     /// Number of samples.
     pub fn len(&self) -> u64 {
-        self.offsets.len() as u64 - 1
+        match &self.samples {
+            Samples::Indexed(shard) => shard.len() as u64,
+            Samples::Scanned(shard) => shard.len() as u64,
+        }
     }
 
     /// Reads sample `index`, which must be below [`Self::len`].
     ///
     /// # Errors
-    /// What lies there is no whole sample; the words say where and why.
+    /// What lies there is no whole sample; the words say why.
     pub fn read(&self, index: u64) -> Result<RawSample, String> {
-        let at = index as usize;
-        let (from, to) = (self.offsets[at], self.offsets[at + 1]);
-        let mut bytes = vec![0; (to - from) as usize];
-        self.file.read_exact_at(&mut bytes, from).map_err(|e| format!("bytes {from} to {to}: {e}"))?;
-        RawSample::from_tar(&bytes).map_err(|e| format!("bytes {from} to {to}: {e}"))
-    }
-}
-
-/// The index beside a shard: byte offset of every sample, and of where the last one ends. None where there is none.
-///
-/// # Errors
-/// It cannot be read, or is no list of numbers.
-pub fn index(shard: &Path) -> Result<Option<Vec<u64>>, String> {
-    let mut name = shard.as_os_str().to_owned();
-    name.push(".idx");
-    let bytes = match std::fs::read(&name) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(format!("it cannot be read: {e}")),
-    };
-    match bytes.as_chunks::<8>() {
-        (numbers, []) if !numbers.is_empty() => Ok(Some(numbers.iter().map(|n| u64::from_le_bytes(*n)).collect())),
-        _ => Err(format!("it has {} bytes, which is no list of 8-byte numbers", bytes.len())),
-    }
-}
-
-/// Whether offsets can be those of a shard of so many bytes.
-fn check(offsets: &[u64], bytes: u64) -> Result<(), String> {
-    if let Some(at) = (1..offsets.len()).find(|i| offsets[*i] <= offsets[*i - 1]) {
-        return Err(format!("its number {at} is {}, after {}; they must grow", offsets[at], offsets[at - 1]));
-    }
-    if let Some(odd) = offsets.iter().find(|o| !o.is_multiple_of(512)) {
-        return Err(format!("{odd} is in it, and members begin at multiples of 512 bytes"));
-    }
-    match offsets.last() {
-        Some(last) if *last <= bytes => Ok(()),
-        last => Err(format!("it ends at byte {}, and the shard has {bytes}", last.copied().unwrap_or_default())),
+        let read = match &self.samples {
+            Samples::Indexed(shard) => shard.read(index as usize),
+            Samples::Scanned(shard) => shard.read(index as usize),
+        };
+        read.map_err(|error| match error {
+            ShardError::Sample { key, reason, .. } if !key.is_empty() => format!("{key}: {reason}"),
+            ShardError::Sample { reason, .. } => reason,
+            other => other.to_string(),
+        })
     }
 }
 
@@ -137,7 +109,7 @@ mod tests {
         }
         file.publish().unwrap();
         let peek = Peek::open(&path).unwrap();
-        assert!(peek.indexed);
+        assert!(peek.is_indexed());
         assert_eq!((peek.len(), peek.read(3).unwrap().key.as_str()), (5, "k3"));
         let idx = dir.path().join("a.tar.idx");
         let good = std::fs::read(&idx).unwrap();
@@ -149,7 +121,7 @@ mod tests {
             std::fs::write(&idx, bytes).unwrap();
             let peek = Peek::open(&path).unwrap();
             assert!(peek.index_fault.as_ref().unwrap().contains(word), "{:?}", peek.index_fault);
-            assert!(!peek.indexed && peek.read(4).unwrap().parts[0].1 == b"text 4");
+            assert!(!peek.is_indexed() && peek.read(4).unwrap().parts[0].1 == b"text 4");
         }
     }
 

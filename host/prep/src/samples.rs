@@ -38,6 +38,7 @@ pub struct Reader<'a> {
     /// What they are.
     pub layout: Layout,
     options: RecordOptions,
+    whole: bool,
 }
 
 #[derive(Deserialize)]
@@ -52,15 +53,19 @@ struct Length {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of the members of `shard`.
-    pub fn new(shard: &'a Shard, max_pixels: u64) -> Self {
+    /// A reader of the members of `shard`. `whole`: of pictures all is read; else of single samples no more than their sizes
+    /// need.
+    pub fn new(shard: &'a Shard, max_pixels: u64, whole: bool) -> Self {
         // A head that cannot be read is each pack's own fault, which `parse` tells.
         let layout = layout_of(shard).map_or(Layout::Packed, |(layout, _)| layout);
-        Reader { shard, layout, options: RecordOptions { max_pixels } }
+        Reader { shard, layout, options: RecordOptions { max_pixels }, whole }
     }
 
     /// Reads member `index`.
     pub fn read(&self, index: usize) -> Unit {
+        if self.layout == Layout::Plain && !self.whole {
+            return Unit { pack: None, records: vec![self.shard.record_by_headers(index, &self.options)] };
+        }
         match self.shard.read(index) {
             Ok(raw) => self.take(raw, index),
             Err(error) => Unit { pack: None, records: vec![Err(self.shard.reject(index, error))] },
@@ -168,6 +173,11 @@ impl Encoder {
         };
         let pipeline = RowPipeline::new(shared, encoding.stages.as_ref(), encoding.capacity)?;
         Ok(Encoder { pipeline, held })
+    }
+
+    /// Whether its plugins look into pictures, so that headers will not do.
+    pub fn reads_pixels(&self) -> bool {
+        self.pipeline.reads_pixels()
     }
 
     /// What becomes of `records`, in order; `first` is the id of the first of them.

@@ -4,7 +4,8 @@
 //!  shard NAME ─ samples ─► Tally ─► OUT/.ovhost/stats/NAME.tally.json          (a job each, any part, any thread)
 //!                all of them, added up in order ─► OUT/stats.json, OUT/*.png
 //! ```
-//! Memory does not grow with the number of samples: histograms have a fixed scale and sources are bounded.
+//! Of pictures only the headers are read. Memory does not grow with the number of samples: histograms have a fixed scale and
+//! sources are bounded.
 
 mod plots;
 mod tally;
@@ -13,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use ovhost_data::ChatTokenizer;
 use ovhost_data::columns::answers;
-use ovhost_data::image::decode::extension_of;
 use ovhost_data::pipeline::Outcome;
 use ovhost_data::record::{Record, Reject};
 use ovhost_data::rejects::Counters;
@@ -161,14 +161,14 @@ impl Stats<'_> {
         tally.add("turns", numbers.turns);
         tally.add("characters", numbers.characters);
         for media in &record.media {
-            numbers.image_bytes += media.bytes.len() as u64;
+            numbers.image_bytes += media.size;
             tally.add("width", media.width.into());
             tally.add("height", media.height.into());
             tally.add("aspect", u64::from(media.width) * ASPECT / u64::from(media.height.max(1)));
-            tally.add("image_bytes", media.bytes.len() as u64);
-            // A picture that has a size has a format.
-            let format = extension_of(&media.bytes).unwrap_or("unknown");
-            *tally.formats.entry(format.to_owned()).or_default() += 1;
+            tally.add("image_bytes", media.size);
+            // By its name: no more than the size is read of it. The names of pictures are few.
+            let format = media.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+            *tally.formats.entry(format).or_default() += 1;
             if let Tokens::Exact(encoding) = &self.settings.tokens
                 && let Ok(grid) = encoding.images.grid(media.width, media.height)
             {
@@ -248,9 +248,10 @@ impl Step for Stats<'_> {
     ) -> Result<Made, PrepError> {
         let input = &self.inputs[index];
         let shard = Shard::open_damaged(&input.path)?;
-        let reader = Reader::new(&shard, self.settings.max_pixels);
+        let whole = worker.as_ref().is_some_and(Encoder::reads_pixels);
+        let reader = Reader::new(&shard, self.settings.max_pixels, whole);
         let (mut tally, mut made, mut chunk, mut id) =
-            (Tally::default(), Made::default(), Vec::new(), (index as u64) << 32);
+            (Tally::default(), Made::within(out), Vec::new(), (index as u64) << 32);
         for member in 0..shard.len() {
             let unit = reader.read(member);
             if let Some(pack) = unit.pack {

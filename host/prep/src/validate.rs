@@ -19,8 +19,8 @@ use ovhost_data::image::decode::is_picture_name;
 use ovhost_data::image::{decode_rgb, header};
 use ovhost_data::packed::Layout;
 use ovhost_data::pipeline::Outcome;
-use ovhost_data::record::{Record, Reject};
-use ovhost_data::shards::{RawSample, Shard};
+use ovhost_data::record::{MOST_TEXT, Record, Reject};
+use ovhost_data::shards::{RawSample, Shard, index_path, read_index};
 use serde_json::Value;
 
 pub use report::{Finding, Found, Kind, Report};
@@ -29,7 +29,6 @@ use crate::error::PrepError;
 use crate::files::sha256;
 use crate::inspect::{Folder, is_json};
 use crate::ordered::ordered;
-use crate::peek;
 use crate::samples::{CHUNK, Encoder, Encoding, Reader};
 use folder::FolderFacts;
 use keys::Keys;
@@ -140,7 +139,7 @@ impl Check<'_> {
         }
         self.index(path, &shard);
         self.said(path, &shard);
-        let reader = Reader::new(&shard, self.settings.max_pixels);
+        let reader = Reader::new(&shard, self.settings.max_pixels, true);
         let (mut chunk, mut id) = (Vec::new(), (number as u64) << 32);
         for member in 0..shard.len() {
             let sample = &shard.samples()[member];
@@ -167,10 +166,11 @@ impl Check<'_> {
 
     /// The `.tar.idx` beside it.
     fn index(&mut self, path: &Path, shard: &Shard) {
-        let found = match peek::index(path) {
-            Ok(Some(found)) => found,
+        let found = match read_index(&index_path(path)) {
+            Ok(Some(found)) if !found.is_empty() => found,
+            Ok(Some(_)) => return self.add(Kind::Index, "", "it holds no whole numbers of 8 bytes"),
             Ok(None) => return self.add(Kind::NoIndex, "", "readers must scan its headers"),
-            Err(reason) => return self.add(Kind::Index, "", reason),
+            Err(error) => return self.add(Kind::Index, "", error.to_string()),
         };
         let is = shard.offsets();
         if found.len() != is.len() {
@@ -250,6 +250,13 @@ impl Check<'_> {
     /// One file of a sample.
     fn part(&mut self, key: &str, part: &str, bytes: &[u8]) {
         if is_json(part) {
+            if bytes.len() > MOST_TEXT {
+                return self.add(
+                    Kind::Json,
+                    key,
+                    format!("part {part} has {} bytes; at most {MOST_TEXT} are read", bytes.len()),
+                );
+            }
             match serde_json::from_slice::<Value>(bytes) {
                 Err(e) => self.add(Kind::Json, key, format!("part {part}: {e}")),
                 Ok(Value::Object(_)) => {}

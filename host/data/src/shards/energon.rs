@@ -30,7 +30,10 @@ use super::{ShardError, io_error, yaml};
 const FOLDER: &str = ".nv-meta";
 
 /// A YAML or JSON file as a value; null where there is none.
-fn load(path: &Path) -> Result<Value, ShardError> {
+///
+/// # Errors
+/// It cannot be read, or is not what its ending says.
+pub fn load(path: &Path) -> Result<Value, ShardError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),

@@ -42,27 +42,34 @@ impl IndexedShard {
     /// # Errors
     /// A file that cannot be read, or is damaged as far as its headers (or the index) tell.
     pub fn open(path: &Path) -> Result<Self, ShardError> {
-        let file = File::open(path).map_err(io_error(path, "open the shard"))?;
-        let length = file.metadata().map_err(io_error(path, "read the size"))?.len();
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let shard =
-            |offsets, unnamed| IndexedShard { path: path.to_owned(), name, file, offsets, chosen: None, unnamed };
-        let index = index_path(path);
-        if let Some(offsets) = read_index(&index)? {
-            let shard = shard(offsets, 0);
-            match shard.check(length) {
-                Ok(()) => return Ok(shard),
-                Err(why) => tracing::warn!(
-                    "{} is not the index of {} ({why}), so all headers are read; make it again with `ovhost data index`",
-                    index.display(),
-                    path.display()
-                ),
-            }
-            let scanned = Shard::open(path)?;
-            return Ok(IndexedShard { offsets: scanned.offsets(), unnamed: scanned.unnamed(), ..shard });
+        match Self::by_index(path)? {
+            Some(Ok(shard)) => return Ok(shard),
+            Some(Err(why)) => tracing::warn!(
+                "{} is not the index of {} ({why}), so all headers are read; make it again with `ovhost data index`",
+                index_path(path).display(),
+                path.display()
+            ),
+            None => {}
         }
         let scanned = Shard::open(path)?;
-        Ok(shard(scanned.offsets(), scanned.unnamed()))
+        Ok(IndexedShard { unnamed: scanned.unnamed(), ..Self::with(path, scanned.offsets())? })
+    }
+
+    /// Opens a shard by its index, none where it has none. The inner error says why the index does not fit.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn by_index(path: &Path) -> Result<Option<Result<Self, String>>, ShardError> {
+        let Some(offsets) = read_index(&index_path(path))? else { return Ok(None) };
+        let shard = Self::with(path, offsets)?;
+        let length = shard.file.metadata().map_err(io_error(path, "read the size"))?.len();
+        Ok(Some(shard.check(length).map(|()| shard)))
+    }
+
+    fn with(path: &Path, offsets: Vec<u64>) -> Result<Self, ShardError> {
+        let file = File::open(path).map_err(io_error(path, "open the shard"))?;
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(IndexedShard { path: path.to_owned(), name, file, offsets, chosen: None, unnamed: 0 })
     }
 
     /// Whether the offsets can be those of this file.
@@ -221,8 +228,11 @@ pub fn index_path(shard: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The offsets of an index; none where there is none.
-fn read_index(path: &Path) -> Result<Option<Vec<u64>>, ShardError> {
+/// The offsets of an index; none where there is none, empty where it is no list of numbers.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read_index(path: &Path) -> Result<Option<Vec<u64>>, ShardError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

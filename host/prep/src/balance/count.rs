@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ovhost_data::columns::Compute;
+use ovhost_data::columns::{Compute, PIXELS};
 use ovhost_data::packed::{Layout, layout_of};
 use ovhost_data::pipeline::{Dropped, FilterChain, Row, Stream, plugin_filter};
 use ovhost_data::record::RecordOptions;
@@ -96,10 +96,12 @@ impl Step for Count<'_> {
         for stage in worker.chain.stages() {
             stage.restore(&worker.nothing)?;
         }
-        let (mut made, options) = (Made::default(), RecordOptions { max_pixels: self.settings.max_pixels });
+        let (mut made, options) = (Made::within(out), RecordOptions { max_pixels: self.settings.max_pixels });
         let compute = Compute { chat: None, max_pixels: self.settings.max_pixels };
         let stream = Stream { seed: self.settings.seed, rank: 0, compute };
         let mut ordinal = 0;
+        let mut reads = self.settings.count.info().reads.iter();
+        let whole = reads.any(|(name, _)| PIXELS.contains(&name.as_str()));
         for input in self.groups().nth(index).unwrap_or_default() {
             let shard = Shard::open_damaged(&input.path)?;
             if layout_of(&shard)?.0 != Layout::Plain {
@@ -115,7 +117,8 @@ impl Step for Count<'_> {
                     *made.counts.rejected.entry(reject.stage.to_owned()).or_default() += 1;
                 };
                 for at in first..last {
-                    match shard.record(at, &options) {
+                    let record = if whole { shard.record(at, &options) } else { shard.record_by_headers(at, &options) };
+                    match record {
                         Ok(record) => rows.push(Row { at, ordinal, record, added: Vec::new() }),
                         Err(reject) => rejected(reject),
                     }

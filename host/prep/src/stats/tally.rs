@@ -164,7 +164,7 @@ pub struct Tally {
     pub capacity: u64,
     /// By what is measured.
     pub spreads: BTreeMap<String, Spread>,
-    /// Pictures by format.
+    /// Pictures by the ending of their name.
     pub formats: BTreeMap<String, u64>,
     /// By name.
     pub sources: BTreeMap<String, Source>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use ovhost_data::shards::{ShardError, energon};
 use serde_json::Value;
 
 use super::report::{Kind, Report};
@@ -33,14 +34,12 @@ pub struct FolderFacts {
     pub fingerprint: Option<String>,
 }
 
-/// A file's JSON; none where there is none.
+/// A file's JSON or YAML; none where there is none.
 fn load(path: &Path) -> Result<Option<Value>, String> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(format!("it cannot be read: {e}")),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|e| format!("it is damaged: {e}"))
+    energon::load(path).map(|value| Some(value).filter(|v| !v.is_null())).map_err(|error| match error {
+        ShardError::Metadata { reason, .. } => reason,
+        other => other.to_string(),
+    })
 }
 
 impl FolderFacts {

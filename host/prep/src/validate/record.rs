@@ -1,7 +1,7 @@
 //! One record: whether its fields are of types that can be used, say something, and have a place for each picture.
 
 use ovhost_data::columns::{ASSISTANT_ROLES, answers};
-use ovhost_data::record::Record;
+use ovhost_data::record::{Record, kind_of};
 use serde_json::{Map, Value};
 
 use super::report::Kind;
@@ -28,20 +28,9 @@ pub fn check(record: &Record) -> Result<(), (Kind, String)> {
     Ok(())
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 /// Fields that mean something here must be of the types that they are read as.
 fn types(fields: &Map<String, Value>) -> Result<(), String> {
-    let wrong = |name: &str, value: &Value, want: &str| Err(format!("{name} is {}; it must be {want}", kind(value)));
+    let wrong = |name: &str, value: &Value, want: &str| Err(format!("{name} is {}; it must be {want}", kind_of(value)));
     let present = |name: &str| fields.get(name).filter(|v| !v.is_null());
     for (list, role, content) in [("conversations", "from", "value"), ("messages", "role", "content")] {
         let Some(value) = present(list) else { continue };

@@ -56,14 +56,12 @@ pub enum Kind {
     NoMetadata,
     /// Not a fault: a sample without a picture.
     TextOnly,
-    /// Not a fault: something that could not be checked.
-    Unchecked,
 }
 
 impl Kind {
     /// Whether it is only worth knowing.
     pub fn is_note(self) -> bool {
-        matches!(self, Kind::NoIndex | Kind::NoMetadata | Kind::TextOnly | Kind::Unchecked)
+        matches!(self, Kind::NoIndex | Kind::NoMetadata | Kind::TextOnly)
     }
 
     /// In words.
@@ -93,7 +91,6 @@ impl Kind {
             Kind::NoIndex => "shards without an index",
             Kind::NoMetadata => "folders without .nv-meta",
             Kind::TextOnly => "samples without a picture",
-            Kind::Unchecked => "things that were not checked",
         }
     }
 }

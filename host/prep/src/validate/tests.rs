@@ -140,4 +140,13 @@ fn faults_of_files_are_all_found() {
     std::fs::copy(dir.path().join(".nv-meta/.info.yaml"), &info).unwrap();
     let bare = check(&settings(vec![paths[2].clone()]));
     assert!(bare.clean && bare.notes[&Kind::NoIndex].count == 1, "{bare:#?}");
+    // Energon 5's own YAML is read too.
+    std::fs::remove_file(&info).unwrap();
+    let yaml = dir.path().join(".nv-meta/.info.yaml");
+    std::fs::write(&yaml, "shard_counts:\n  s2.tar: 5\n").unwrap();
+    std::fs::write(dir.path().join(".nv-meta/split.yaml"), "split_parts:\n  train: ['s{2..2}.tar']\n").unwrap();
+    let one = check(&settings(vec![paths[2].clone()]));
+    assert!(one.clean, "{one:#?}");
+    std::fs::write(&yaml, "shard_counts:\n  s2.tar: 7\n").unwrap();
+    assert_eq!(counts(&check(&settings(vec![paths[2].clone()]))), [(Kind::Metadata, 1)].into());
 }

@@ -5,8 +5,8 @@
 //!          ─► groups, shuffle ──┼─► list of rows (or the input's own order) ─► cut into jobs of about a shard each
 //!  sizes ───────────────────────┘
 //! ```
-//! In the input's order 8 bytes a row are held while keys are compared, and none after. A list of rows (grouping, shuffling) is
-//! 8 bytes a row, 32 while it is made.
+//! Memory: 8 bytes a row while keys are compared, which stay only where a key comes twice; 4 bytes a row while jobs are cut (none of
+//! parquet files). A list of rows, for grouping and shuffling, is 8 bytes a row, and 24 more while it is made.
 //!
 //! Shuffling is exact: any order of all samples is as likely as any other. Of parquet files it is by row group instead (row groups
 //! in any order, rows in any order within theirs), because a row cannot be read without its row group. `datasets` writes a

@@ -161,6 +161,9 @@ impl Source {
                 (Kind::Idx(Pair::open(images, labels, class_names)?), vec![images.clone()])
             }
         };
+        for path in &paths {
+            std::fs::metadata(path).map_err(io(path, "open"))?;
+        }
         let found = crate::lengths::inputs(&paths)?;
         let parts = found.into_iter().map(|i| Part { path: i.path, name: i.name, bytes: i.bytes }).collect();
         Ok(Source { kind, parts, scattered })

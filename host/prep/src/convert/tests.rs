@@ -260,6 +260,8 @@ fn inputs_and_options_that_cannot_work_are_errors() {
     fails("r.json", r#"[{"a":1}]"#, &|o| o.split = "dev".into(), "train, val or test");
     fails("r.json", r#"[{"a":1}]"#, &|o| o.pattern = "dev.tar".into(), "train-%06d.tar");
     fails("r.json", r#"[{"a":1}]"#, &|o| o.text_column = Some("b".into()), "the row has no field \\\"b\\\"; it has a");
+    let pic = |o: &mut ConvertSettings| o.image_columns = Some(vec!["pic".into()]);
+    fails("r.json", r#"[{"caption":"c"}]"#, &pic, "no sample has a picture in pic; check --image-column");
     let both = r#"[{"a":1,"caption":2}]"#;
     fails("r.json", both, &|o| o.text_column = Some("a".into()), "has a field \\\"caption\\\" beside");
 }

@@ -16,7 +16,7 @@ use super::keys::number_key;
 use super::order::Order;
 use super::sample::{Draft, Shape};
 use super::source::{Loaded, Reader, Source, beside, sample_fault};
-use super::{ConvertSettings, shards, steps};
+use super::{ConvertSettings, Input, shards, steps};
 use crate::error::PrepError;
 use crate::jobs::{Done, Made, MadeFile, Plan, Step};
 
@@ -357,7 +357,9 @@ impl<'a> Step for Write<'a> {
             let list = crate::jobs::records(out, steps(&self.settings.split).1).join("jobs");
             return Err(PrepError::Rejects(format!("{why}. Each is listed in {}/*.rejects.jsonl", list.display())));
         }
-        if let Some(columns) = self.settings.image_columns.as_ref().filter(|_| counts.images == 0) {
+        // Of parquet files it is known from the start that the columns are there.
+        let unseen = counts.images == 0 && !matches!(self.settings.input, Input::Parquet(_));
+        if let Some(columns) = self.settings.image_columns.as_ref().filter(|_| unseen) {
             let columns = columns.join(", ");
             return Err(PrepError::Option(format!("no sample has a picture in {columns}; check --image-column")));
         }

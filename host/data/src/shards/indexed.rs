@@ -9,10 +9,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::scan::padding;
 use super::{RawSample, Shard, ShardError, io_error};
 
 const BLOCK: u64 = 512;
@@ -60,9 +62,9 @@ impl IndexedShard {
     /// # Errors
     /// A file that cannot be read.
     pub fn by_index(path: &Path) -> Result<Option<Result<Self, String>>, ShardError> {
-        let Some(offsets) = read_index(&index_path(path))? else { return Ok(None) };
+        let length = std::fs::metadata(path).map_err(io_error(path, "read the size"))?.len();
+        let Some(offsets) = read_index(&index_path(path), length)? else { return Ok(None) };
         let shard = Self::with(path, offsets)?;
-        let length = shard.file.metadata().map_err(io_error(path, "read the size"))?.len();
         Ok(Some(shard.check(length).map(|()| shard)))
     }
 
@@ -74,7 +76,9 @@ impl IndexedShard {
 
     /// Whether the offsets can be those of this file.
     fn check(&self, length: u64) -> Result<(), String> {
-        let Some(end) = self.offsets.last() else { return Err("it holds no whole numbers".into()) };
+        let Some(end) = self.offsets.last() else {
+            return Err("it holds no whole numbers, or more than the shard has blocks".into());
+        };
         if !self.offsets.iter().all(|at| at.is_multiple_of(BLOCK))
             || !self.offsets.windows(2).all(|pair| pair[0] < pair[1])
         {
@@ -83,16 +87,9 @@ impl IndexedShard {
         if end.checked_add(2 * BLOCK).is_none_or(|after| after > length) {
             return Err(format!("samples end at byte {end} by it, and the file has {length}"));
         }
-        // The end mark and what fills the last record: zeros. Anything else would be samples that nobody misses.
-        let rest = length - end;
-        if rest > MOST_AROUND {
-            return Err(format!("samples end at byte {end} by it, and {rest} bytes follow"));
-        }
-        let mut mark = vec![0; rest as usize];
-        self.file.read_exact_at(&mut mark, *end).map_err(|e| e.to_string())?;
-        if mark.iter().any(|b| *b != 0) {
-            return Err(format!("what follows byte {end} is no end mark"));
-        }
+        // The end mark, and nothing behind it: an index made of the first of two archives in one file hides the second.
+        padding(&mut &self.file, *end, length)
+            .map_err(|(at, _)| format!("no end mark stands at byte {at}, or more follows"))?;
         // Before the first sample there may be headers for the whole archive and members of no sample, and no sample.
         let first = self.offsets[0];
         if first > MOST_AROUND {
@@ -228,17 +225,23 @@ pub fn index_path(shard: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The offsets of an index; none where there is none, empty where it is no list of numbers.
+/// The offsets of the index of a shard of `length` bytes; none where there is none, empty where it is no list of numbers.
 ///
 /// # Errors
 /// It is there and cannot be read.
-pub fn read_index(path: &Path) -> Result<Option<Vec<u64>>, ShardError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+pub fn read_index(path: &Path, length: u64) -> Result<Option<Vec<u64>>, ShardError> {
+    // A sample takes a block at least. One number more than there can be is enough to see that it is no index of the shard.
+    let most = 8 * (length / BLOCK + 2);
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(most).read_to_end(&mut bytes).map_err(io_error(path, "read"))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(path, "read")(error)),
     };
     let (numbers, rest) = bytes.as_chunks();
+    if bytes.len() as u64 == most {
+        return Ok(Some(Vec::new()));
+    }
     // Part of a number: no index of this machine's. An empty list fails the check with a word about it.
     Ok(Some(if rest.is_empty() { numbers.iter().map(|b| u64::from_ne_bytes(*b)).collect() } else { Vec::new() }))
 }

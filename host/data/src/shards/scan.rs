@@ -242,7 +242,7 @@ fn fault_of_file<R: Read>(entry: &mut Entry<'_, R>, name: &[u8]) -> Option<Strin
 
 /// What follows the end mark may only be zeros, and not many. Anything else is a second archive put behind the first, or a
 /// shard with a hole in it: samples that nobody would miss.
-fn padding(file: &mut (impl Read + Seek), end: u64, length: u64) -> Result<(), Broken> {
+pub(super) fn padding(file: &mut (impl Read + Seek), end: u64, length: u64) -> Result<(), Broken> {
     let rest = length - end;
     let lost = |what: String| {
         Err((

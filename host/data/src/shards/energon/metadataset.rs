@@ -19,6 +19,9 @@ use crate::shards::ShardError;
 /// A file may name another, and that a third one; a cycle is deeper than this.
 const DEEPEST: usize = 16;
 
+/// Most sources of a mix: a few files that name one another several times would be more than any memory holds.
+const MOST_LEAVES: usize = 10_000;
+
 /// How much of a mix a source is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Share {
@@ -328,6 +331,9 @@ fn follow(
         return Err(fail(&format!("{} does not exist; paths are relative to this file", target.display())));
     }
     let (split_config, dataset_config) = (reference.split_config, reference.dataset_config);
+    if leaves.len() >= MOST_LEAVES {
+        return Err(fail(&format!("the mix has more than {MOST_LEAVES} sources")));
+    }
     leaves.push(Leaf { folder: target, split_part, split_config, dataset_config, subset, share });
     Ok(())
 }

@@ -74,7 +74,7 @@ pub fn read_part(
     };
     let listed = Vec::<String>::deserialize(listed)
         .map_err(|e| bad(&split_path, format!("part {split_part} must be a list of shards: {e}")))?;
-    let exclude = expand_all(&split.exclude.unwrap_or_default(), &split_path)?;
+    let exclude: BTreeSet<String> = expand_all(&split.exclude.unwrap_or_default(), &split_path)?.into_iter().collect();
     let mut shards = Vec::new();
     let mut seen = BTreeSet::new();
     let mut used = BTreeSet::new();
@@ -102,7 +102,7 @@ pub fn read_part(
             continue;
         }
         let prefix = format!("{name}/");
-        let of_shard = exclude.iter().filter_map(|e| e.strip_prefix(&prefix).map(|key| (e, key)));
+        let of_shard = exclude.range(prefix.clone()..).map_while(|e| e.strip_prefix(&prefix).map(|key| (e, key)));
         let keys = of_shard.map(|(entry, key)| {
             used.insert(entry.clone());
             key.to_owned()
@@ -126,9 +126,7 @@ pub fn read_part(
     }
     // What is left out of another part is of no concern here; a name that is in no part is a slip.
     let known = |entry: &str| {
-        counts
-            .keys()
-            .any(|name| entry == name || entry.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/')))
+        counts.contains_key(entry) || entry.match_indices('/').any(|(slash, _)| counts.contains_key(&entry[..slash]))
     };
     if let Some(entry) = exclude.iter().find(|e| !used.contains(*e) && !known(e)) {
         return Err(bad(

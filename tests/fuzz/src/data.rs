@@ -1,9 +1,10 @@
 //! Gives any bytes to what reads data: shards, pictures, packs, records on their way to tokens.
 //!
-//! The fuzz targets `tar`, `picture`, `pack` and `chat`, and the bounded test in `host/data/tests/corrupt`, both call these. They
+//! The fuzz targets `tar`, `index`, `meta`, `picture`, `pack` and `chat`, and the bounded test in `host/data/tests/corrupt`, both call these. They
 //! must neither panic nor hang nor end the process, whatever the bytes are; and what they read twice must be the same twice.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,8 @@ use ovhost_data::columns::{self, Compute, RowView};
 use ovhost_data::image::{decode_rgb, header};
 use ovhost_data::packed::{check_depth, layout_of, parse};
 use ovhost_data::record::{Record, RecordOptions};
-use ovhost_data::shards::{RawSample, Shard};
+use ovhost_data::shards::energon::{FieldMap, metadataset, read_part};
+use ovhost_data::shards::{IndexedShard, RawSample, Shard, ShardFile, index_path};
 use ovhost_data::tokenizer_train::train_bpe;
 use ovhost_data::{ChatTokenizer, Reject};
 use ovhost_plugin::{Message, Part, Rendered};
@@ -67,6 +69,89 @@ pub fn tar(data: &[u8]) -> Reached {
         None => {}
     }
     if good > 0 { Reached::Partly } else { Reached::Refused }
+}
+
+/// Bytes as the `.tar.idx` of a good shard of three samples.
+pub fn index(data: &[u8]) -> Reached {
+    let path = temporary("tar");
+    let index = index_path(&path);
+    std::fs::write(&path, &small().0).expect("room for a temporary file");
+    std::fs::write(&index, data).expect("room for a temporary file");
+    let shard = IndexedShard::open(&path).expect("the shard is good, whatever its index says");
+    std::fs::remove_file(&path).and_then(|()| std::fs::remove_file(&index)).expect("the files that were just written");
+    let mut keys = BTreeSet::new();
+    for i in 0..shard.len() {
+        match shard.read(i) {
+            Ok(raw) => drop(keys.insert(raw.key)),
+            // An index that is wrong in the middle is noticed here.
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                return Reached::Refused;
+            }
+        }
+    }
+    // An index by which all can be read hides no sample. Where it was none, all headers were read.
+    assert_eq!(keys, ["a", "b", "dir/c"].map(String::from).into());
+    if data == small().1 { Reached::Works } else { Reached::Partly }
+}
+
+/// A shard of three samples, and its index.
+pub fn small() -> &'static (Vec<u8>, Vec<u8>) {
+    static SMALL: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    SMALL.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("small.tar");
+        let mut file = ShardFile::create(path.clone()).expect("room for a shard");
+        for key in ["a", "b", "dir/c"] {
+            file.write(key, &[("json", b"{\"caption\": \"c\"}"), ("png", dot())]).expect("a good sample");
+        }
+        file.publish().expect("room for a shard");
+        let read = |path: &Path| std::fs::read(path).expect("the shard that was just made");
+        (read(&path), read(&index_path(&path)))
+    })
+}
+
+/// Bytes as one of the metadata files of a folder of shards (which one, the first byte says), among good ones.
+pub fn meta(data: &[u8]) -> Reached {
+    let Some((which, text)) = data.split_first() else { return Reached::Refused };
+    let folder = temporary("meta");
+    let files: [(&str, &[u8]); 4] = [
+        (".nv-meta/.info.json", br#"{"shard_counts": {"a.tar": 3, "b.tar": 2}}"#),
+        (".nv-meta/split.yaml", b"split_parts:\n  train: [a.tar, b.tar]\n  val: []\nexclude: [a.tar/k]\n"),
+        (".nv-meta/dataset.yaml", b"__module__: megatron.energon\n__class__: CrudeWebdataset\n"),
+        ("mix.yaml", b"__class__: MetadatasetV2\nsplits:\n  train: {blend: [{path: ., weight: 2}]}\n"),
+    ];
+    std::fs::create_dir_all(folder.join(".nv-meta")).expect("room for a temporary folder");
+    let chosen = usize::from(which % 5);
+    for (i, (name, good)) in files.into_iter().enumerate() {
+        // Version 5 writes YAML, and version 7 JSON, which is looked for first.
+        let name = if i == 0 && chosen == 4 { ".nv-meta/.info.yaml" } else { name };
+        let content = if i == chosen % 4 { text } else { good };
+        std::fs::write(folder.join(name), content).expect("room for a temporary file");
+    }
+    let part = read_part(&folder, "train", None, None);
+    let leaves = metadataset(&folder.join("mix.yaml"), "train");
+    std::fs::remove_dir_all(&folder).expect("the folder that was just made");
+    let apply = |fields: &FieldMap| {
+        let parts = vec![("json".to_owned(), br#"{"a": {"b": "c"}}"#.to_vec()), ("png".to_owned(), dot().to_vec())];
+        let _ = fields.apply(RawSample { key: "k".into(), parts });
+    };
+    match (&part, &leaves) {
+        (Ok(part), Ok(leaves)) => {
+            assert!(!part.shards.is_empty() && !leaves.is_empty());
+            part.fields.iter().for_each(apply);
+            leaves.iter().for_each(|leaf| drop(leaf.subset.range(10)));
+            Reached::Works
+        }
+        (Err(error), _) => {
+            assert!(!error.to_string().is_empty());
+            Reached::Refused
+        }
+        (Ok(_), Err(error)) => {
+            assert!(!error.to_string().is_empty());
+            Reached::Partly
+        }
+    }
 }
 
 /// Bytes as a picture: its header, its pixels.

@@ -4,7 +4,7 @@
 //! ```text
 //!  bytes ─────────────────────────────────────► load::load_bytes ──► Host::inspect, Host::load, two rows
 //!  bytes ──► smith: a random valid module ──► frame: a component ──┘
-//!  bytes ─────────────────────────────────────► data::{tar, picture, pack, chat} ──► samples, pixels, tokens
+//!  bytes ─────────────────────────────────────► data::{tar, index, meta, picture, pack, chat} ──► samples, pixels, tokens
 //! ```
 
 pub mod data;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::forge::{png, question, shard, troubles};
 use crate::mutate::{Random, mutate};
-use crate::targets::{Reached, chat, pack, picture, tar};
+use crate::targets::{Reached, chat, index, meta, pack, picture, small, tar};
 
 /// Longest that any input may take; one takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +73,16 @@ fn tars() {
 }
 
 #[test]
+fn indices() {
+    corpus_and_mutants("index", index, 2_000, 5);
+}
+
+#[test]
+fn metadata() {
+    corpus_and_mutants("meta", meta, 1_500, 6);
+}
+
+#[test]
 fn pictures() {
     corpus_and_mutants("picture", picture, 2_000, 2);
 }
@@ -97,6 +107,61 @@ fn the_corpus_is_up_to_date() {
         if bytes.len() < 1 << 15 {
             made.push(("tar", name.into(), bytes));
         }
+    }
+    let good = &small().1;
+    let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+    let true_ones: Vec<u64> = good.as_chunks().0.iter().map(|b| u64::from_ne_bytes(*b)).collect();
+    let [first, second, third, end] = true_ones[..] else { panic!("{true_ones:?}") };
+    for (name, bytes) in [
+        ("good", good.clone()),
+        ("cut", good[..20].to_vec()),
+        ("one_less", numbers(&[first, second, end])),
+        ("from_the_second", numbers(&[second, third, end])),
+        ("without_the_last", numbers(&[first, second, third])),
+        ("unsorted", numbers(&[first, third, second, end])),
+        ("past_the_end", numbers(&[first, second, third, end + 512])),
+        ("within_a_sample", numbers(&[first, second - 1024, third, end])),
+        ("huge", numbers(&[first, u64::MAX - 511])),
+        ("one_number", numbers(&[end])),
+        ("long", vec![7; 1 << 14]),
+    ] {
+        made.push(("index", name.into(), bytes));
+    }
+    for (name, which, text) in [
+        ("info_json", 0, r#"{"shard_counts": {"a.tar": 3, "b.tar": 2}}"#),
+        ("info_negative", 0, r#"{"shard_counts": {"a.tar": -3, "b.tar": 2}}"#),
+        ("info_list", 0, "[]"),
+        ("info_yaml", 4, "shard_counts:\n  a.tar: 3\n  b.tar: 0x10\n"),
+        ("split", 1, "split_parts:\n  train:\n  - '{a,b}.tar'\n  val: []\nexclude:\n- b.tar/{1..3}\n"),
+        ("split_unknown", 1, "split_parts: {train: [c.tar]}"),
+        ("split_bomb", 1, "split_parts: {train: ['{0..999}{0..999}{0..999}.tar']}"),
+        ("split_no_text", 1, "split_parts: {train: [[1], 2]}"),
+        ("dataset_crude", 2, "__module__: megatron.energon\n__class__: CrudeWebdataset\n"),
+        (
+            "dataset_fields",
+            2,
+            "sample_type: {__module__: megatron.energon, __class__: CaptioningSample}\nfield_map: {image: png, caption: 'json[a][b]'}\n",
+        ),
+        ("dataset_tag", 2, "a: !!python/object:os.system [x]"),
+        (
+            "mix",
+            3,
+            "__module__: megatron.energon\n__class__: MetadatasetV2\nsplits:\n  train:\n    blend:\n    - {path: ., weight: 1, subset: {range: [25%, 75%]}}\n    - {path: ., weight: 0.5}\n",
+        ),
+        (
+            "mix_of_itself",
+            3,
+            "__class__: MetadatasetV2\nsplits: {train: {blend: [{path: mix.yaml, weight: 1}, {path: mix.yaml, weight: 1}]}}",
+        ),
+        (
+            "mix_epochized",
+            3,
+            "__class__: MetadatasetV2\nsplits: {train: {blend_epochized: [{path: ., repetitions: 1e300}]}}",
+        ),
+        ("mix_join", 3, "__class__: MetadatasetV2\nsplits: {train: {join: [{path: .}]}}"),
+        ("nested", 1, "[".repeat(2_000).as_str()),
+    ] {
+        made.push(("meta", name.into(), [&[which][..], text.as_bytes()].concat()));
     }
     let pictures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
     for entry in std::fs::read_dir(pictures).unwrap().map(|e| e.unwrap().path()) {

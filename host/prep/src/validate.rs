@@ -166,7 +166,8 @@ impl Check<'_> {
 
     /// The `.tar.idx` beside it.
     fn index(&mut self, path: &Path, shard: &Shard) {
-        let found = match read_index(&index_path(path)) {
+        let length = std::fs::metadata(path).map_or(0, |m| m.len());
+        let found = match read_index(&index_path(path), length) {
             Ok(Some(found)) if !found.is_empty() => found,
             Ok(Some(_)) => return self.add(Kind::Index, "", "it holds no whole numbers of 8 bytes"),
             Ok(None) => return self.add(Kind::NoIndex, "", "readers must scan its headers"),

@@ -226,6 +226,8 @@ mod tests {
             data: None,
             metrics_bytes: 0,
             rejects_bytes: 0,
+            guards_bytes: 0,
+            guard: GuardState::default(),
             recipe: serde_json::Value::Null,
             plugins: serde_json::Value::Null,
             files: BTreeMap::new(),

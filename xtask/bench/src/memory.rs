@@ -69,6 +69,7 @@ fn steps(samples: usize) -> Result<[u64; 5]> {
     };
 
     let settings = FilterSettings {
+        draw: None,
         inputs: shards("shards")?,
         filters,
         on_trap: OnTrap::Stop,

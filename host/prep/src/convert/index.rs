@@ -152,7 +152,7 @@ impl Step for Index<'_> {
         tick: &(dyn Fn(u64) -> Result<(), PrepError> + Sync),
     ) -> Result<Made, PrepError> {
         let path = &self.tables.paths[index];
-        let mut made = Made::default();
+        let mut made = Made::within(out);
         let mut rows = 0;
         put_with(path, |file| {
             let mut file = BufWriter::with_capacity(1 << 18, file);

@@ -308,13 +308,13 @@ impl<'a> Step for Write<'a> {
         out: &Path,
         tick: &(dyn Fn(u64) -> Result<(), PrepError> + Sync),
     ) -> Result<Made, PrepError> {
-        let mut made = Made { counts: Counters::default(), ..Made::default() };
+        let mut made = Made::within(out);
         let mut shards =
             Shards { out, name: &self.names[index], most: self.settings.max_bytes, open: None, files: Vec::new() };
         for rows in self.order.samples_of(index) {
             tick(rows.len() as u64)?;
-            let before = made.rejects.len();
-            if let Some(ready) = self.sample(reader, &rows, &mut made.rejects)? {
+            let mut rejects = Vec::new();
+            if let Some(ready) = self.sample(reader, &rows, &mut rejects)? {
                 let (key, pictures) = match &ready {
                     Ready::Draft(draft) => (draft.key.clone(), draft.pictures()),
                     Ready::Parts { key, pictures, .. } => (key.clone(), *pictures),
@@ -337,12 +337,13 @@ impl<'a> Step for Write<'a> {
                     }
                     Err(reason) => {
                         let (part, row) = self.order.locate(rows[0]);
-                        made.rejects.push(self.reject(key, part, row, &reason));
+                        rejects.push(self.reject(key, part, row, &reason));
                     }
                 }
             }
-            for reject in &made.rejects[before..] {
+            for reject in rejects {
                 *made.counts.rejected.entry(reject.stage.to_owned()).or_default() += 1;
+                made.rejects.push(reject);
             }
         }
         made.counts.read = made.counts.samples + made.counts.rejected_total();

@@ -28,6 +28,7 @@ impl Held {
     }
 
     /// Adds a sample.
+    #[inline]
     pub fn push(&mut self, id: u64, length: u32) {
         if self.len.is_multiple_of(PIECE) {
             self.ids.push(Vec::with_capacity(PIECE));
@@ -41,6 +42,7 @@ impl Held {
     }
 
     /// Id of the sample at `index`, which there must be.
+    #[inline]
     pub fn id(&self, index: u32) -> u64 {
         self.ids[index as usize / PIECE][index as usize % PIECE]
     }

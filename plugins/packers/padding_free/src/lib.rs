@@ -102,6 +102,26 @@ impl Plugin for PaddingFree {
 }
 
 impl PaddingFree {
+    /// Mode "offline": collects samples until the end.
+    fn hold(&mut self, items: &[Item], out: &mut Packing) {
+        // Nobody else has it: what a checkpoint shared is gone when its bytes are written.
+        let all = Rc::make_mut(&mut self.all);
+        for item in items {
+            if item.length > self.capacity {
+                out.give_up(item.id);
+                continue;
+            }
+            if all.len() == self.max_open {
+                return out.fail(format!(
+                    "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
+                     limits.memory_mib (40 a million samples) and limits.output_mib (12); or set mode to \"window\"",
+                    self.max_open
+                ));
+            }
+            all.push(item.id, item.length);
+        }
+    }
+
     /// Makes one bin that starts with a sample of length `first`.
     #[inline(always)]
     fn close_bin(&mut self, first: u32, out: &mut Packing) {
@@ -138,21 +158,12 @@ impl Packer for PaddingFree {
     }
 
     fn push(&mut self, items: &[Item], out: &mut Packing) {
+        if self.config.mode == Packs::Offline {
+            return self.hold(items, out);
+        }
         for item in items {
             if item.length > self.capacity {
                 out.give_up(item.id);
-                continue;
-            }
-            if self.config.mode == Packs::Offline {
-                if self.all.len() == self.max_open {
-                    return out.fail(format!(
-                        "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
-                         limits.memory_mib (40 a million samples) and limits.output_mib (12); or set mode to \"window\"",
-                        self.max_open
-                    ));
-                }
-                // Nobody else has it: what a checkpoint shared is gone when its bytes are written.
-                Rc::make_mut(&mut self.all).push(item.id, item.length);
                 continue;
             }
             self.window.insert(item.id, item.length);

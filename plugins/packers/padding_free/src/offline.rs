@@ -30,6 +30,7 @@ struct Rooms {
 }
 
 impl Rooms {
+    #[inline(always)]
     fn add(&mut self, bins: &mut [Bin], bin: u32, room: u32) {
         let queue = &mut self.queues[room as usize];
         bins[bin as usize].next = NONE;
@@ -43,6 +44,7 @@ impl Rooms {
     }
 
     /// The first of the bins with the least room that holds `length`, taken out; and that room.
+    #[inline(always)]
     fn take(&mut self, bins: &[Bin], length: u32) -> Option<(u32, u32)> {
         let room = self.rooms.smallest_from(length)?;
         let queue = &mut self.queues[room as usize];

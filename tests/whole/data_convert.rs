@@ -227,7 +227,7 @@ fn killed_split_and_spread_it_writes_the_same_bytes() {
         let row = |i: usize| {
             let image = ["red", "green", "blue", "gone"][if i % 50 == 7 { 3 } else { i % 3 }];
             // Every tenth id is there twice, in files that are indexed apart.
-            let id = if i >= 200 && i % 10 == 0 { i - 200 } else { i };
+            let id = if i >= 200 && i.is_multiple_of(10) { i - 200 } else { i };
             json!({"id": format!("k{id}"), "image": format!("{image}.png"), "question": "q", "answer": format!("a{}", i % 150)}).to_string() + "\n"
         };
         fs::write(lab.at(&format!("{file}.jsonl")), rows.map(row).collect::<String>()).unwrap();

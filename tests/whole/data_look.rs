@@ -36,7 +36,8 @@ fn shards(folder: &Path, samples: Vec<(String, Value, Vec<u8>)>, each: usize) {
 fn varied(folder: &Path) {
     let sample = |i: usize| {
         let (source, picture) = (["web", "web", "web", "books", "charts"][i % 5], (16 + i % 9 * 4, 16 + i % 4 * 8));
-        let picture = if i % 7 == 0 { Vec::new() } else { png(picture.0 as u32, picture.1 as u32, [9, i as u8, 200]) };
+        let picture =
+            if i.is_multiple_of(7) { Vec::new() } else { png(picture.0 as u32, picture.1 as u32, [9, i as u8, 200]) };
         let json = json!({"question": "what is it?", "answer": "word ".repeat(1 + i % 6), "source": source});
         (format!("k{i:04}"), json, picture)
     };
@@ -228,7 +229,8 @@ fn validate_reports_each_fault_that_was_planted() {
     let mut body = png(64, 64, [3, 4, 5]);
     let end = body.len() - 12;
     body[60..end].fill(0);
-    let faulty: Vec<(&str, Vec<(&str, Vec<u8>)>)> = vec![
+    type Parts = Vec<(&'static str, Vec<u8>)>;
+    let faulty: Vec<(&str, Parts)> = vec![
         ("json", vec![("json", b"{\"question\":".to_vec()), ("png", png(16, 16, [0; 3]))]),
         ("json_type", vec![text(json!({"question": ["what"], "answer": "red"})), ("png", png(16, 16, [0; 3]))]),
         ("utf8", vec![("txt", vec![0xC3, 0x28]), ("png", png(16, 16, [0; 3]))]),

@@ -30,7 +30,7 @@ fn whole(row: Row) -> Value {
             json!({ "sha256": hash })
         });
         let place = value.pointer_mut(&blob.pointer).expect("the pointer leads to the name");
-        assert_eq!(place.as_str().is_some_and(|name| blob.path.as_deref().is_none_or(|path| path == name)), true);
+        assert!(place.as_str().is_some_and(|name| blob.path.as_deref().is_none_or(|path| path == name)));
         *place = if blob.image { json!({ "bytes": bytes, "path": blob.path }) } else { bytes.into() };
     }
     value

@@ -45,8 +45,11 @@ impl Recompute {
 }
 
 /// A function of one tensor. It must give the same result when called again.
+type Run<'a> = dyn Fn(&Tensor) -> Result<Tensor> + 'a;
+
+/// A part of a chain.
 pub(crate) struct Block<'a> {
-    run: Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>,
+    run: Box<Run<'a>>,
     /// Whether it is computed again for its backward pass.
     again: bool,
     /// Whether it uses something else than its input that wants a gradient.

@@ -85,7 +85,7 @@ pub fn spread(total: u64, count: u64, seed: Option<u64>) -> Vec<u64> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let mut drawn = std::collections::BTreeSet::new();
     for last in total - count..total {
-        let at = (u128::from(rng.next_u64()) * u128::from(last + 1) >> 64) as u64;
+        let at = ((u128::from(rng.next_u64()) * u128::from(last + 1)) >> 64) as u64;
         if !drawn.insert(at) {
             drawn.insert(last);
         }
@@ -115,9 +115,11 @@ mod tests {
         let good = std::fs::read(&idx).unwrap();
         let mut swapped = good.clone();
         swapped.swap(9, 17);
-        for (bytes, word) in
-            [(&good[..12], "12 bytes"), (&[&good[..], &[0, 0, 1, 0, 0, 0, 0, 0]].concat(), "65536"), (&swapped, "grow")]
-        {
+        for (bytes, word) in [
+            (&good[..12], "whole numbers"),
+            (&[&good[..], &[0, 0, 1, 0, 0, 0, 0, 0]].concat(), "65536"),
+            (&swapped, "rising"),
+        ] {
             std::fs::write(&idx, bytes).unwrap();
             let peek = Peek::open(&path).unwrap();
             assert!(peek.index_fault.as_ref().unwrap().contains(word), "{:?}", peek.index_fault);

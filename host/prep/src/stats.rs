@@ -42,7 +42,7 @@ pub enum Tokens {
     /// They are not.
     None,
     /// Of the answers alone, without markup: all that a tokenizer without image sizes can tell.
-    Answers(ChatTokenizer),
+    Answers(Box<ChatTokenizer>),
     /// As training counts them.
     Exact(Box<Encoding>),
 }

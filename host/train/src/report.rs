@@ -215,7 +215,7 @@ mod tests {
         let metrics = a.join("metrics.jsonl");
         let text = fs::read_to_string(&metrics).unwrap();
         fs::write(&metrics, format!("{text}{{\"ste")).unwrap();
-        assert!(report(&[a.clone()]).is_ok());
+        assert!(report(std::slice::from_ref(&a)).is_ok());
         fs::write(&metrics, format!("oops\n{text}")).unwrap();
         assert!(format!("{:#}", report(&[a]).unwrap_err()).contains("line 1"));
     }

@@ -99,7 +99,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The three steps over a folder that [`write`] made.
+/// The three steps over a folder that `write` made.
 fn steps(folder: &Path) -> Result<[Usage; 3]> {
     for made in ["shards", "clean", "packed"] {
         match std::fs::remove_dir_all(folder.join(made)) {

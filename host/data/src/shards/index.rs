@@ -34,6 +34,9 @@ pub struct Indexed {
     pub written: usize,
 }
 
+/// Samples of a shard, and whether its index was made now.
+type OneIndexed = Result<(u64, bool), ShardError>;
+
 /// Indexes. `progress` is called after each shard with how many are done; it answers whether to go on.
 ///
 /// # Errors
@@ -47,7 +50,7 @@ pub fn index(
     let folder = &options.folder;
     let names = if options.shards.is_empty() { tars_below(folder)? } else { named(folder, &options.shards)? };
     let (next, done, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    let results: Mutex<Vec<Option<Result<(u64, bool), ShardError>>>> = Mutex::new(names.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<OneIndexed>>> = Mutex::new(names.iter().map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..options.workers.clamp(1, names.len().max(1)) {
             scope.spawn(|| {

@@ -119,7 +119,7 @@ fn batch(samples: &[Sample]) -> Batch {
 /// One row that costs more fuel than there is.
 fn boulder() -> &'static Batch {
     static BOULDER: OnceLock<Batch> = OnceLock::new();
-    let huge = || Sample { text: Some("boulder ".repeat(1 << 19)), sizes: vec![(3, 4); 1 << 20], hash: 1 };
+    let huge = || Sample { text: Some("boulder ".repeat(1 << 22)), sizes: vec![(3, 4); 1 << 20], hash: 1 };
     BOULDER.get_or_init(|| batch(&[huge()]))
 }
 

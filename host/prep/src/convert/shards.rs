@@ -41,8 +41,11 @@ pub(super) fn sample(bytes: &[u8]) -> Result<RawSample, String> {
     RawSample::from_tar(bytes)
 }
 
-/// The fields of a sample's JSON part, where it has one: (number of the part, fields).
-pub(super) fn fields(raw: &RawSample) -> Result<Option<(usize, Map<String, Value>)>, String> {
+/// The fields of a sample's JSON part, and the number of the part.
+type Fields = (usize, Map<String, Value>);
+
+/// The fields of a sample's JSON part, where it has one.
+pub(super) fn fields(raw: &RawSample) -> Result<Option<Fields>, String> {
     let Some(at) = raw.parts.iter().position(|(part, _)| part.eq_ignore_ascii_case("json")) else { return Ok(None) };
     match serde_json::from_slice(&raw.parts[at].1) {
         Ok(Value::Object(fields)) => Ok(Some((at, fields))),

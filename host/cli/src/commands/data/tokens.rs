@@ -33,7 +33,7 @@ pub struct TokenArgs {
 impl TokenArgs {
     /// Loads what they name. `capacity`: most tokens of a sample, instead of the recipe's.
     pub fn load(&self, capacity: Option<u32>, crashes: &Path) -> Result<Tokens> {
-        let host = || wiring::host().map_err(anyhow::Error::from);
+        let host = wiring::host;
         let prompts = [Kind::Prompt];
         let (folder, plugins, seed, capacity, max_pixels) = match (&self.recipe, &self.model) {
             (None, None) => return Ok(Tokens::None),
@@ -48,7 +48,7 @@ impl TokenArgs {
             }
             (None, Some(folder)) => {
                 if !folder.join("preprocessor_config.json").is_file() {
-                    return Ok(Tokens::Answers(ChatTokenizer::from_folder(folder)?));
+                    return Ok(Tokens::Answers(Box::new(ChatTokenizer::from_folder(folder)?)));
                 }
                 let given = std::slice::from_ref(&self.prompt);
                 let plugins = wiring::plugins(&host()?, None, given, Path::new("."), 0, crashes, &prompts)?;

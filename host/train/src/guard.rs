@@ -55,13 +55,9 @@ pub enum OnSpike {
     Stop,
 }
 
-/// What a guard says of a step.
+/// What becomes of a step that is to be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The update is made.
-    Go,
-    /// The update is made, and recorded.
-    Warn,
     /// The update is left out.
     Skip,
     /// The run ends.

@@ -5,6 +5,7 @@ mod convert;
 mod filter;
 mod index;
 mod inspect;
+mod jobs;
 mod pack;
 mod stats;
 mod tokens;
@@ -74,14 +75,6 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Show(args) => show(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Validate(args) => validate::run(&args),
-    }
-}
-
-/// The number of threads that `--workers` means: 0 is one for each core.
-fn workers(given: usize) -> usize {
-    match given {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
     }
 }
 

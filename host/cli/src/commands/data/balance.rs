@@ -11,21 +11,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ovhost_data::{image::DEFAULT_MAX_DECODE_PIXELS, rejects::RejectBudget, shards::expand};
+use ovhost_data::{image::DEFAULT_MAX_DECODE_PIXELS, shards::expand};
 use ovhost_plugin::{Host, Kind, Plugin, TrustPolicy, split_pin};
 use ovhost_plugin_cli::table::Table;
 use ovhost_prep::{
-    Part, PrepError, Progress, RunOptions, WORDS,
+    Part, PrepError, Progress, RunOptions,
     balance::{Balanced, ConceptSettings, SourceRule, SourceSettings, balance_concepts, balance_sources},
 };
 use ovhost_train::recipe::{AssetUse, PluginUse};
 use serde_json::{Map, Value, json};
 
-use super::workers;
+use super::jobs;
 use crate::{console, wiring};
-
-/// Exit code where a pass waits for other parts.
-const WAITING: u8 = 3;
 
 /// Arguments of `ovhost data balance`.
 #[derive(clap::Args)]
@@ -161,19 +158,15 @@ impl FromStr for By {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(
-        (0.0..=1.0).contains(&args.max_reject_rate),
-        "--max-reject-rate is {}; allowed: 0 to 1",
-        args.max_reject_rate
-    );
+    let budget = jobs::budget(args.max_reject_rate, args.max_rejects)?;
     let inputs = expand(&args.input, Path::new(""))?;
     let stop = console::stop_flag("stopping; the same command goes on from what was saved")?;
     let bar = super::samples_bar();
     let options = RunOptions {
         out: args.out.clone(),
-        workers: workers(args.workers),
+        workers: jobs::workers(args.workers),
         part: args.shard,
-        budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects, words: WORDS },
+        budget,
         stop: &stop,
         progress: &|p| match p {
             Progress::Samples(n) | Progress::Skipped(n) => bar.inc(n),
@@ -208,10 +201,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     bar.finish_and_clear();
     match result {
-        Err(PrepError::Stopped) => {
-            eprintln!("{}", PrepError::Stopped);
-            Ok(console::interrupted())
-        }
+        Err(PrepError::Stopped) => Ok(jobs::stopped()),
         Err(error) => Err(error.into()),
         Ok(Balanced::Waiting(pass, summary)) => {
             eprintln!(
@@ -220,7 +210,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 summary.before + summary.done,
                 summary.jobs
             );
-            Ok(ExitCode::from(WAITING))
+            Ok(ExitCode::from(jobs::WAITING))
         }
         Ok(Balanced::Done(summary, report)) => {
             println!("{}", summary.counts.summary("kept"));

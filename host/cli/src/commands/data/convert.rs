@@ -4,11 +4,10 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use ovhost_data::{image::DEFAULT_MAX_DECODE_PIXELS, rejects::RejectBudget};
-use ovhost_prep::{
-    ConvertSettings, Converted, Input, Part, PrepError, Progress, RunOptions, WORDS, convert, convert::Phase,
-};
+use ovhost_data::image::DEFAULT_MAX_DECODE_PIXELS;
+use ovhost_prep::{ConvertSettings, Converted, Input, Part, PrepError, Progress, RunOptions, convert, convert::Phase};
 
+use super::jobs;
 use crate::console;
 
 /// Arguments of `ovhost data convert`.
@@ -109,9 +108,6 @@ pub struct Args {
     max_image_pixels: u64,
 }
 
-/// Exit code where the index of other parts is not done yet.
-const WAITING: u8 = 3;
-
 fn input(args: &Args) -> Result<Input> {
     let (Some(labels), Some(names)) = (&args.labels, &args.class_names) else {
         return Ok(Input::find(&args.input, args.input_split.as_deref())?);
@@ -127,8 +123,7 @@ fn input(args: &Args) -> Result<Input> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let rate = args.max_reject_rate;
-    ensure!((0.0..=1.0).contains(&rate), "--max-reject-rate is {rate}; allowed: 0 to 1");
+    let budget = jobs::budget(args.max_reject_rate, args.max_rejects)?;
     let settings = ConvertSettings {
         input: input(args)?,
         image_dir: args.image_dir.clone(),
@@ -147,16 +142,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         max_pixels: args.max_image_pixels,
     };
     let stop = console::stop_flag("stopping; the same command goes on from what was saved")?;
-    let workers = match args.workers {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    };
     let bar = ProgressBar::no_length();
     let options = RunOptions {
         out: args.out.clone(),
-        workers,
+        workers: jobs::workers(args.workers),
         part: args.shard,
-        budget: RejectBudget { max_rate: rate, max_count: args.max_rejects, words: WORDS },
+        budget,
         stop: &stop,
         progress: &|p| match p {
             Progress::Total(n) => bar.set_length(n),
@@ -171,10 +162,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let result = convert(&settings, &options, &|phase| show(&bar, phase));
     bar.finish_and_clear();
     let (summary, rows, renamed) = match result {
-        Err(PrepError::Stopped) => {
-            eprintln!("{}", PrepError::Stopped);
-            return Ok(console::interrupted());
-        }
+        Err(PrepError::Stopped) => return Ok(jobs::stopped()),
         Err(error) => return Err(error.into()),
         Ok(Converted::Waiting(summary)) => {
             eprintln!(
@@ -182,7 +170,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 summary.before + summary.done,
                 summary.jobs
             );
-            return Ok(ExitCode::from(WAITING));
+            return Ok(ExitCode::from(jobs::WAITING));
         }
         Ok(Converted::Written { summary, rows, renamed }) => (summary, rows, renamed),
     };
@@ -200,12 +188,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             args.out.join("rejects.jsonl").display()
         );
     } else {
-        println!(
-            "{} of {} shards are done ({} now); the step is finished when the other parts are",
-            summary.before + summary.done,
-            summary.jobs,
-            summary.done
-        );
+        jobs::unfinished(&summary);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use ovhost_data::{ChatTokenizer, image::DEFAULT_MAX_DECODE_PIXELS, rejects::RejectBudget, shards::expand};
+use ovhost_data::{ChatTokenizer, image::DEFAULT_MAX_DECODE_PIXELS, shards::expand};
 use ovhost_plugin::{Kind, OnTrap, Plugin, Trust, TrustPolicy, split_pin};
-use ovhost_prep::{FilterSettings, Part, PrepError, Progress, RunOptions, WORDS, filter};
+use ovhost_prep::{FilterSettings, Part, PrepError, Progress, RunOptions, filter};
 use ovhost_train::recipe::PluginUse;
 
+use super::jobs;
 use crate::{commands::train::recipe_dir, console, wiring};
 
 /// Arguments of `ovhost data filter`.
@@ -129,11 +130,7 @@ fn load(args: &Args) -> Result<Vec<Plugin>> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(
-        (0.0..=1.0).contains(&args.max_reject_rate),
-        "--max-reject-rate is {}; allowed: 0 to 1",
-        args.max_reject_rate
-    );
+    let budget = jobs::budget(args.max_reject_rate, args.max_rejects)?;
     let inputs = expand(&args.input, Path::new(""))?;
     let settings = FilterSettings {
         inputs,
@@ -148,16 +145,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         save_state: args.save_state.clone(),
     };
     let stop = console::stop_flag("stopping; the same command goes on from what was saved")?;
-    let workers = match args.workers {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    };
     let bar = bar();
     let options = RunOptions {
         out: args.out.clone(),
-        workers,
+        workers: jobs::workers(args.workers),
         part: args.shard,
-        budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects, words: WORDS },
+        budget,
         stop: &stop,
         progress: &|p| match p {
             Progress::Total(n) => bar.set_length(n),
@@ -172,10 +165,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let result = filter(&settings, &options);
     bar.finish_and_clear();
     let summary = match result {
-        Err(PrepError::Stopped) => {
-            eprintln!("{}", PrepError::Stopped);
-            return Ok(console::interrupted());
-        }
+        Err(PrepError::Stopped) => return Ok(jobs::stopped()),
         other => other?,
     };
     println!("{}", summary.counts.summary("kept"));
@@ -201,12 +191,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             args.out.join("rejects.jsonl").display()
         );
     } else {
-        println!(
-            "{} of {} shards are done ({} now); the step is finished when the other parts are",
-            summary.before + summary.done,
-            summary.jobs,
-            summary.done
-        );
+        jobs::unfinished(&summary);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use ovhost_prep::{
 };
 use serde_json::Value;
 
-use super::{bytes, printable, workers};
+use super::{bytes, jobs::workers, printable};
 use crate::console;
 
 /// Arguments of `ovhost data inspect`.

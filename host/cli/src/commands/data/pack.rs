@@ -21,6 +21,7 @@ use ovhost_prep::{PackSettings, Packed, Part, Phase, PrepError, Progress, RunOpt
 use ovhost_train::Recipe;
 use serde_json::Value;
 
+use super::jobs;
 use crate::{commands::train::recipe_dir, console, wiring};
 
 /// Arguments of `ovhost data pack`.
@@ -81,9 +82,6 @@ pub struct Args {
     split: String,
 }
 
-/// Exit code where the lengths of other parts are not done yet.
-const WAITING: u8 = 3;
-
 fn parse_layout(text: &str) -> Result<Layout, String> {
     match text {
         "packed" => Ok(Layout::Packed),
@@ -104,14 +102,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let settings = settings(args, &recipe, &dir, paths)?;
     let stop = console::stop_flag("stopping; the same command goes on from what was saved")?;
-    let workers = match args.workers {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    };
     let bar = ProgressBar::no_length();
     let options = RunOptions {
         out: args.out.clone(),
-        workers,
+        workers: jobs::workers(args.workers),
         part: args.shard,
         budget: RejectBudget {
             max_rate: recipe.data.max_reject_rate,
@@ -132,10 +126,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let result = pack(&settings, &options, &|phase| show(&bar, phase));
     bar.finish_and_clear();
     match result {
-        Err(PrepError::Stopped) => {
-            eprintln!("{}", PrepError::Stopped);
-            Ok(console::interrupted())
-        }
+        Err(PrepError::Stopped) => Ok(jobs::stopped()),
         Err(error) => Err(error.into()),
         Ok(Packed::Waiting(summary)) => {
             eprintln!(
@@ -143,7 +134,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 summary.before + summary.done,
                 summary.jobs
             );
-            Ok(ExitCode::from(WAITING))
+            Ok(ExitCode::from(jobs::WAITING))
         }
         Ok(Packed::Written(summary)) => {
             println!("{}", summary.counts.summary("packed"));

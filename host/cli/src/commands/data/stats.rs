@@ -5,16 +5,16 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, ensure};
-use ovhost_data::{image::DEFAULT_MAX_DECODE_PIXELS, rejects::RejectBudget, shards::expand};
+use anyhow::Result;
+use ovhost_data::{image::DEFAULT_MAX_DECODE_PIXELS, shards::expand};
 use ovhost_plugin_cli::table::Table;
 use ovhost_prep::{
-    Part, PrepError, Progress, RunOptions, WORDS,
+    Part, PrepError, Progress, RunOptions,
     stats::{StatsSettings, Tokens, read_stats, stats},
 };
 use serde_json::Value;
 
-use super::{bytes, tokens::TokenArgs, workers};
+use super::{bytes, jobs, tokens::TokenArgs};
 use crate::console;
 
 /// Arguments of `ovhost data stats`.
@@ -66,11 +66,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(
-        (0.0..=1.0).contains(&args.max_reject_rate),
-        "--max-reject-rate is {}; allowed: 0 to 1",
-        args.max_reject_rate
-    );
+    let budget = jobs::budget(args.max_reject_rate, args.max_rejects)?;
     let inputs = expand(&args.paths, Path::new(""))?;
     // Whatever is too long for a recipe is measured all the same.
     let tokens = args.tokens.load(Some(u32::MAX), &args.out.join("crashes"))?;
@@ -80,9 +76,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let bar = super::samples_bar();
     let options = RunOptions {
         out: args.out.clone(),
-        workers: workers(args.workers),
+        workers: jobs::workers(args.workers),
         part: args.shard,
-        budget: RejectBudget { max_rate: args.max_reject_rate, max_count: args.max_rejects, words: WORDS },
+        budget,
         stop: &stop,
         progress: &|p| match p {
             Progress::Samples(n) | Progress::Skipped(n) => bar.inc(n),
@@ -92,19 +88,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let result = stats(&settings, &options);
     bar.finish_and_clear();
     let summary = match result {
-        Err(PrepError::Stopped) => {
-            eprintln!("{}", PrepError::Stopped);
-            return Ok(console::interrupted());
-        }
+        Err(PrepError::Stopped) => return Ok(jobs::stopped()),
         other => other?,
     };
     if !summary.finished {
-        println!(
-            "{} of {} shards are done ({} now); the step is finished when the other parts are",
-            summary.before + summary.done,
-            summary.jobs,
-            summary.done
-        );
+        jobs::unfinished(&summary);
         return Ok(ExitCode::SUCCESS);
     }
     let stats = read_stats(&args.out)?;

@@ -14,7 +14,7 @@ use ovhost_prep::{
     validate::{Found, Kind, Report, ValidateSettings, validate},
 };
 
-use super::{tokens::TokenArgs, workers};
+use super::{jobs::workers, tokens::TokenArgs};
 use crate::console;
 
 /// Exit code where faults were found.

@@ -10,7 +10,7 @@ use crate::lab::{Lab, command, jsonl, root};
 const SAMPLES: usize = 300;
 
 /// A lab with `raw/`: 300 samples in shards of 25, of which some are too small and many have one text.
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     fs::write(lab.at("source/tiny.png"), crate::lab::png(4, 4, [9, 9, 9])).unwrap();
     let rows: Vec<String> = (0..SAMPLES)
@@ -42,7 +42,7 @@ fn args<'a>(filters: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The output: every file but the step's own records.
-fn output(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn output(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut out = BTreeMap::new();
     for name in ["", ".nv-meta"] {
         for entry in fs::read_dir(folder.join(name)).unwrap().map(|e| e.unwrap()) {

@@ -78,7 +78,7 @@ fn sample(i: usize) -> (String, Vec<(&'static str, Vec<u8>)>) {
 }
 
 /// A lab with `raw/`: shards of 40 samples, one without any, and one that is cut short.
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     let samples: Vec<_> = (0..SAMPLES).map(sample).collect();
     for (shard, samples) in samples.chunks(40).enumerate() {
@@ -98,7 +98,7 @@ fn args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The output: every file but the step's own records.
-fn output(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn output(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut out = BTreeMap::new();
     for name in ["", ".nv-meta"] {
         for entry in fs::read_dir(folder.join(name)).unwrap().map(|e| e.unwrap()) {

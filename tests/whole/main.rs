@@ -15,6 +15,7 @@ mod forge;
 mod infer_eval;
 mod interop;
 mod lab;
+mod object_stores;
 mod resume;
 mod train;
 mod trust;

@@ -11,13 +11,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ovhost_store::{is_remote, local_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::loader::{DataConfig, OneOrMany};
 use crate::shards::energon::{self, FieldMap, Share};
-use crate::shards::expand;
+use crate::shards::{expand, is_shard_name};
 
 /// One entry of `[[data.blend]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -218,13 +219,14 @@ fn sources(
     let mut shards = Vec::new();
     let mut plain = Vec::new();
     for name in names {
-        let path = base.join(name);
+        let path = local_path(name).map_or_else(|| PathBuf::from(name), |path| base.join(path));
         if energon::is_metadataset(&path) {
             return Err(DataError::Config(format!(
                 "{place} names the metadataset {name} beside other data; name it alone, or in an entry of its own in [[data.blend]]"
             )));
         }
-        if path.is_dir() && energon::is_prepared(&path) {
+        let folder = path.is_dir() || (is_remote(name) && !is_shard_name(name) && !name.contains('{'));
+        if folder && energon::is_prepared(&path) {
             plain_shards(&mut shards, &mut plain, base)?;
             shards.extend(prepared(&path, split_part, None, None)?);
         } else {

@@ -40,6 +40,9 @@ pub enum DataError {
     /// Shards as files.
     #[error(transparent)]
     Shard(#[from] shards::ShardError),
+    /// An object store failed while samples were read from it.
+    #[error("{0}")]
+    Source(String),
     /// The tokenizer folder.
     #[error(transparent)]
     Chat(#[from] chat::ChatError),

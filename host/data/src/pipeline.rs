@@ -417,21 +417,28 @@ impl RowPipeline {
     pub fn run(&mut self, items: &[Item]) -> Result<Vec<Outcome>, DataError> {
         if self.shared.source.packed() {
             let packs = items.iter().map(|item| self.run_pack(*item)).collect::<Result<Vec<_>, _>>()?;
+            self.check_source()?;
             return Ok(packs.into_iter().flatten().collect());
         }
         let mut outcomes: Vec<Option<Outcome>> = items.iter().map(|_| None).collect();
         let mut rows = Vec::with_capacity(items.len());
-        for (at, item) in items.iter().enumerate() {
-            match self.shared.source.record(item.shard, item.index) {
+        for ((at, item), record) in items.iter().enumerate().zip(self.shared.source.records(items)) {
+            match record {
                 Ok(record) if record.fields.contains_key(MARK) => return Err(packs::among_samples(&record)),
                 Ok(record) => rows.push(Row { at, ordinal: item.ordinal, record, added: Vec::new() }),
                 Err(reject) => outcomes[at] = Some(Outcome::Reject(reject)),
             }
         }
+        self.check_source()?;
         let shared = self.shared.clone();
         self.rows(rows, &shared.stream(), |at| items[at], &mut outcomes)?;
         let missing = || DataError::Worker("a prompt gave fewer items than rows".into());
         outcomes.into_iter().map(|o| o.ok_or_else(missing)).collect()
+    }
+
+    /// Samples that an object store does not give are not bad samples: leaving them out would train on other data.
+    fn check_source(&self) -> Result<(), DataError> {
+        self.shared.source.failure().map_or(Ok(()), |why| Err(DataError::Source(why)))
     }
 
     /// Filters, prompt and tokens of `rows`; the outcome of a row goes to its `at`.

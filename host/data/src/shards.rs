@@ -3,6 +3,7 @@
 //! ```text
 //!  patterns ─ expand.rs ─► paths ─ scan.rs, read.rs ─► index of samples ─► RawSample i, read directly
 //!                                └ indexed.rs ─► byte offsets (NAME.tar.idx) ─► RawSample i, for training
+//!               (object stores, gzip, zstd: places.rs)
 //!  tars of others ─ index.rs ─► NAME.tar.idx, .nv-meta/
 //!  (key, parts) ─ write.rs ─► NAME.tar + NAME.tar.idx, renamed when whole ─ energon.rs ─► .nv-meta/
 //! ```
@@ -12,6 +13,7 @@ pub mod energon;
 mod expand;
 mod index;
 mod indexed;
+mod places;
 mod read;
 mod scan;
 mod write;
@@ -21,6 +23,7 @@ pub use energon::{check_split, write_nv_meta};
 pub use expand::{expand, expand_braces};
 pub use index::{IndexOptions, Indexed, index};
 pub use indexed::{IndexedShard, index_path, read_index};
+pub use places::{ShardBytes, count_samples, is_shard_name, measure, shard_stem, stored_size};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
 pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard, shard_name};
@@ -55,6 +58,17 @@ pub enum ShardError {
         action: &'static str,
         /// Its own words.
         source: std::io::Error,
+    },
+    /// An object store or web server refused, failed or is not there.
+    #[error(transparent)]
+    Store(#[from] ovhost_store::StoreError),
+    /// A compressed shard that cannot be read so.
+    #[error("{path}: {reason}")]
+    Packing {
+        /// The file.
+        path: String,
+        /// What it is and what to do.
+        reason: String,
     },
     /// A shard that ends early or holds garbage.
     #[error(

@@ -75,7 +75,8 @@ pub fn sha256(path: &Path) -> Result<String, PrepError> {
 /// Refuses an output folder that holds an input: a shard of the output could take its name.
 pub fn apart(inputs: &[PathBuf], out: &Path) -> Result<(), PrepError> {
     let Ok(out_real) = fs::canonicalize(out) else { return Ok(()) };
-    for input in inputs {
+    // What is in an object store is not in a folder of the disk.
+    for input in inputs.iter().filter(|input| !input.to_str().is_some_and(ovhost_store::is_remote)) {
         let real = fs::canonicalize(input).map_err(io(input, "open the shard"))?;
         if real.parent() == Some(out_real.as_path()) {
             return Err(PrepError::Option(format!(

@@ -17,7 +17,7 @@ use ovhost_data::pipeline::{
 };
 use ovhost_data::record::{Record, RecordOptions, Reject};
 use ovhost_data::rejects::Counters;
-use ovhost_data::shards::{Shard, ShardFile, WrittenShard, check_split, write_nv_meta};
+use ovhost_data::shards::{Shard, ShardFile, WrittenShard, check_split, measure, shard_stem, write_nv_meta};
 use ovhost_data::{ChatTokenizer, columns};
 use ovhost_plugin::{OnTrap, Plugin};
 use serde_json::{Value, json};
@@ -154,10 +154,8 @@ fn check_state(settings: &FilterSettings) -> Result<(), PrepError> {
 fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, PrepError> {
     let mut out: Vec<Input> = Vec::with_capacity(paths.len());
     let mut first = 0;
-    for (i, path) in paths.iter().enumerate() {
-        let bytes = std::fs::metadata(path).map_err(io(path, "open the shard"))?.len();
-        let samples = Shard::open_damaged(path)?.len() as u64;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    for ((i, path), (bytes, samples)) in paths.iter().enumerate().zip(measure(paths)?) {
+        let stem = shard_stem(path);
         // Shards of two folders may bear one name.
         let name = if out.iter().any(|o| o.name == stem) { format!("{stem}-{i:06}") } else { stem };
         out.push(Input { path: path.clone(), name, samples, bytes, first });
@@ -322,7 +320,8 @@ impl Step for Filter<'_> {
             Made { counts: Counters { read: shard.len() as u64, ..Counters::default() }, ..Made::within(out) };
         if shard.len() as u64 != input.samples {
             return Err(PrepError::Option(format!(
-                "{} has {} samples now and had {} when the step was planned; do not change shards under a running step",
+                "{} has {} samples now and had {} when the step was planned; do not change shards under a running step, and \
+                 make the .tar.idx beside a remote shard again if it is of another one",
                 input.path.display(),
                 shard.len(),
                 input.samples

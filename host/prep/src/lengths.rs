@@ -18,10 +18,10 @@ use ovhost_data::packed::{Layout, check_depth, layout_of, reference};
 use ovhost_data::pipeline::{Item, Outcome, PipelineShared, RowPipeline, SampleSource};
 use ovhost_data::record::{Record, RecordOptions, Reject};
 use ovhost_data::rejects::Counters;
-use ovhost_data::shards::Shard;
+use ovhost_data::shards::{Shard, shard_stem, stored_size};
 use serde_json::json;
 
-use crate::error::{PrepError, io};
+use crate::error::PrepError;
 use crate::files::put;
 use crate::jobs::{Done, Made, MadeFile, Plan, Step, records};
 use crate::pack::PackSettings;
@@ -59,9 +59,9 @@ impl Input {
 pub fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, PrepError> {
     let mut names = HashSet::new();
     let mut out = Vec::with_capacity(paths.len());
-    for (i, path) in paths.iter().enumerate() {
-        let bytes = std::fs::metadata(path).map_err(io(path, "open the shard"))?.len();
-        let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let sizes = ovhost_store::try_at_once(paths, |path| stored_size(path))?;
+    for ((i, path), bytes) in paths.iter().enumerate().zip(sizes) {
+        let mut name = shard_stem(path);
         // Shards of two folders may bear one name.
         while !names.insert(name.clone()) {
             name = format!("{name}-{i:06}");
@@ -171,6 +171,13 @@ impl Step for Lengths<'_> {
         if layout_of(&shard)?.0 != Layout::Plain {
             return Err(PrepError::Option(format!(
                 "{} holds packs already; give the shards that they were made from",
+                input.path.display()
+            )));
+        }
+        if shard.is_compressed() {
+            return Err(PrepError::Option(format!(
+                "{} is compressed, and packing reads its samples once more at random places; unpack it (`ovhost data filter` reads \
+                 compressed shards and writes plain ones)",
                 input.path.display()
             )));
         }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ovhost_data::shards::{Damage, IndexedShard, RawSample, Shard, ShardError};
+use ovhost_data::shards::{Damage, IndexedShard, RawSample, Shard, ShardError, stored_size};
 
-use crate::error::{PrepError, io};
+use crate::error::PrepError;
 
 /// An open shard.
 pub struct Peek {
@@ -28,7 +28,7 @@ impl Peek {
     /// # Errors
     /// The file cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, PrepError> {
-        let bytes = std::fs::metadata(path).map_err(io(path, "open the shard"))?.len();
+        let bytes = stored_size(path)?;
         let (samples, index_fault) = match IndexedShard::by_index(path)? {
             Some(Ok(shard)) => (Samples::Indexed(shard), None),
             other => (Samples::Scanned(Shard::open_damaged(path)?), other.and_then(Result::err)),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use ovhost_data::shards::RawSample;
+use ovhost_data::shards::{RawSample, ShardBytes, ShardError};
 
 use crate::error::{PrepError, io};
 use crate::lengths::Input;
@@ -74,7 +74,7 @@ pub struct SampleReader<'a> {
 }
 
 struct Files {
-    tar: File,
+    tar: ShardBytes,
     lengths: File,
     offsets: File,
 }
@@ -115,13 +115,11 @@ impl<'a> SampleReader<'a> {
                 shard.path.display()
             ))
         };
-        let size = files.tar.metadata().map_err(io(&shard.path, "read its size"))?.len();
-        if start > end || end > size {
-            return Err(changed(format!("the file has {size}")));
-        }
-        let length = usize::try_from(end - start).map_err(|e| changed(e.to_string()))?;
-        let mut bytes = vec![0; length];
-        files.tar.read_exact_at(&mut bytes, start).map_err(|e| changed(e.to_string()))?;
+        let bytes = files.tar.read(start, end).map_err(|e| match e {
+            ShardError::Sample { reason, .. } => changed(reason),
+            ShardError::Io { source, .. } => changed(source.to_string()),
+            other => PrepError::from(other),
+        })?;
         let raw = RawSample::from_tar(&bytes).map_err(changed)?;
         let name = shard.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Found { raw, shard: name, input, index, tokens, patches })
@@ -139,7 +137,7 @@ impl<'a> SampleReader<'a> {
         let shard = &self.places.inputs[input];
         let open = |path: &Path| File::open(path).map_err(io(path, "open"));
         let files = Files {
-            tar: open(&shard.path)?,
+            tar: ShardBytes::open(&shard.path)?,
             lengths: open(&shard.lengths(&self.out))?,
             offsets: open(&shard.offsets(&self.out))?,
         };

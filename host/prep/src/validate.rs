@@ -20,7 +20,7 @@ use ovhost_data::image::{decode_rgb, header};
 use ovhost_data::packed::Layout;
 use ovhost_data::pipeline::Outcome;
 use ovhost_data::record::{MOST_TEXT, Record, Reject};
-use ovhost_data::shards::{RawSample, Shard, index_path, read_index};
+use ovhost_data::shards::{RawSample, Shard, index_path, read_index, stored_size};
 use serde_json::Value;
 
 pub use report::{Finding, Found, Kind, Report};
@@ -207,7 +207,7 @@ impl Check<'_> {
             }
             return;
         };
-        let bytes = std::fs::metadata(path).map(|m| m.len()).unwrap_or_default();
+        let bytes = stored_size(path).unwrap_or_default();
         // The file is read once for all who list it.
         let hash = if self.settings.hashes { Some(sha256(path)) } else { None };
         for one in listed {

@@ -12,12 +12,13 @@ use anyhow::{Context, Result, ensure};
 use ovhost_data::{
     ChatTokenizer, EvalReader, ImageProcessor,
     pipeline::{PluginStages, ShardSource},
-    shards::expand,
+    shards::{expand, stored_size},
 };
 use ovhost_eval::{EvalOptions, Results};
 use ovhost_infer::{GenerationConfig, Generator};
 use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig};
 use ovhost_plugin::Kind;
+use ovhost_store::output_path;
 use ovhost_train::Recipe;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     plugins: Vec<String>,
     /// Folder of the results
-    #[arg(long, default_value = "eval")]
+    #[arg(long, default_value = "eval", value_parser = output_path)]
     out: PathBuf,
     /// Questions answered at once
     #[arg(long)]
@@ -184,7 +185,7 @@ fn hash_model(folder: &Path) -> Result<String> {
 /// Name and size of every shard: a cheap identity that notices exchanged data.
 fn hash_shards(paths: &[PathBuf]) -> Result<Value> {
     let of = |path: &PathBuf| -> Result<Value> {
-        let size = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+        let size = stored_size(path)?;
         Ok(json!([path.file_name().unwrap_or_default().to_string_lossy(), size]))
     };
     Ok(Value::Array(paths.iter().map(of).collect::<Result<_>>()?))

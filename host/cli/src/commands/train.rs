@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::sync::Arc;
 
 use ovhost_data::{
@@ -15,6 +15,7 @@ use ovhost_data::{
 };
 use ovhost_model::ModelConfig;
 use ovhost_plugin::Kind;
+use ovhost_store::output_path;
 use ovhost_train::{Recipe, TrainOptions};
 use tracing::info;
 
@@ -57,6 +58,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let device = wiring::device(&recipe.run.device, recipe.run.threads)?;
     let host = wiring::host()?;
     let kinds = [Kind::Filter, Kind::Prompt, Kind::Packer, Kind::Metric];
+    output_path(&recipe.run.folder.to_string_lossy())
+        .map_err(|why| anyhow!("run.folder is {}: {why}", recipe.run.folder.display()))?;
     let crashes = dir.join(&recipe.run.folder).join("crashes");
     let plugins =
         wiring::plugins(&host, Some(&recipe.plugins), &args.plugins, &dir, recipe.run.seed, &crashes, &kinds)?;

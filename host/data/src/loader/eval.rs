@@ -111,7 +111,7 @@ impl EvalReader {
         };
         match source.record(shard, index) {
             Ok(record) => self.prepare(&record, ordinal),
-            Err(reject) => Ok(Err(reject)),
+            Err(reject) => source.failure().map_or(Ok(Err(reject)), |why| Err(DataError::Source(why))),
         }
     }
 

@@ -101,7 +101,11 @@ impl FirstSamples for IndexedShard {
         if index >= self.len() {
             return Ok(None);
         }
-        let Ok(raw) = self.read(index) else { return Ok(Some(First::Unreadable)) };
+        let raw = match self.read(index) {
+            Ok(raw) => raw,
+            Err(error @ ShardError::Store(_)) => return Err(error),
+            Err(_) => return Ok(Some(First::Unreadable)),
+        };
         let json = raw.parts.into_iter().find(|(part, _)| part == "json");
         Ok(Some(json.map_or(First::NoJson, |(_, json)| First::Json(raw.key, json))))
     }

@@ -1,9 +1,12 @@
-//! Where samples come from: shards on disk, single samples or packs.
+//! Where samples come from: shards on disk or in object stores, single samples or packs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use ovhost_store::{at_once, is_remote, try_at_once};
+
+use super::Item;
 use crate::DataError;
 use crate::blend::{Blend, Mixing, SourceShard};
 use crate::packed::{Head, Layout, Pack, layout_of, parse};
@@ -37,6 +40,14 @@ pub trait SampleSource: Send + Sync {
     fn shards(&self) -> Vec<(String, u64)>;
     /// Sample `index` of shard `shard`; whatever is wrong with it is a reject.
     fn record(&self, shard: u32, index: u64) -> Result<Record, Reject>;
+    /// Many of them, in the order of the items.
+    fn records(&self, items: &[Item]) -> Vec<Result<Record, Reject>> {
+        items.iter().map(|item| self.record(item.shard, item.index)).collect()
+    }
+    /// Why samples cannot be read any more, through no fault of theirs: the rejects since then are none, the run has to end.
+    fn failure(&self) -> Option<String> {
+        None
+    }
     /// How the shards are mixed: all as one, unless said otherwise.
     fn mix(&self) -> Mix {
         let part = MixPart { name: "the shards".into(), shards: self.shards().len(), share: 1.0 };
@@ -64,6 +75,10 @@ pub struct ShardSource {
     options: RecordOptions,
     packed: bool,
     heads: Vec<(String, Head)>,
+    /// Whether shards are in object stores: many samples are then asked for at the same time.
+    remote: bool,
+    /// The first failure of an object store.
+    failure: OnceLock<String>,
 }
 
 struct Opened {
@@ -111,11 +126,16 @@ impl ShardSource {
     pub fn open_blend(blend: &Blend, max_pixels: u64) -> Result<Self, DataError> {
         allow_many_files();
         let wanted: Vec<&SourceShard> = blend.sources.iter().flat_map(|s| &s.shards).collect();
-        let mut shards = wanted.iter().map(|shard| Opened::open(shard)).collect::<Result<Vec<_>, _>>()?;
+        let remote = wanted.iter().any(|shard| shard.path.to_str().is_some_and(is_remote));
+        let mut shards = match remote {
+            true => try_at_once(&wanted, |shard| Opened::open(shard))?,
+            false => wanted.iter().map(|shard| Opened::open(shard)).collect::<Result<Vec<_>, _>>()?,
+        };
         tell_apart(&mut shards);
         let (mut heads, mut plain, mut packed) = (Vec::new(), None, None);
-        for Opened { shard, .. } in shards.iter().filter(|s| !s.shard.is_empty()) {
-            let (layout, head) = layout_of(shard)?;
+        let filled: Vec<&IndexedShard> = shards.iter().map(|s| &s.shard).filter(|s| !s.is_empty()).collect();
+        for (shard, layout) in filled.iter().zip(at_once(&filled, |shard| layout_of(*shard))) {
+            let (layout, head) = layout?;
             heads.extend(head.map(|head| (shard.name().to_owned(), head)));
             let seen = if layout == Layout::Plain { &mut plain } else { &mut packed };
             seen.get_or_insert(shard.path());
@@ -131,7 +151,7 @@ impl ShardSource {
         let parts =
             blend.sources.iter().map(|s| MixPart { name: s.name.clone(), shards: s.shards.len(), share: s.share });
         let mix = Mix { mixing: blend.mixing, parts: parts.collect() };
-        Ok(Self { shards, mix, options: RecordOptions { max_pixels }, packed, heads })
+        Ok(Self { shards, mix, options: RecordOptions { max_pixels }, packed, heads, remote, failure: OnceLock::new() })
     }
 
     fn read(&self, shard: u32, index: u64) -> Result<(RawSample, &Opened), Reject> {
@@ -140,8 +160,17 @@ impl ShardSource {
             return Err(reject(String::new(), "", format!("there is no shard {shard}, only {}", self.shards.len())));
         };
         let name = opened.shard.name();
+        // The run ends anyway; the other samples need not wait for a store that does not answer.
+        if let Some(reason) = self.failure() {
+            return Err(reject(String::new(), name, reason));
+        }
         let raw = opened.shard.read(index as usize).map_err(|error| match error {
             ShardError::Sample { key, reason, .. } => reject(key, name, reason),
+            ShardError::Store(error) => {
+                // Another thread may have been first.
+                let _ = self.failure.set(error.to_string());
+                reject(String::new(), name, error.to_string())
+            }
             other => reject(String::new(), name, other.to_string()),
         })?;
         let Some(fields) = &opened.fields else { return Ok((raw, opened)) };
@@ -173,6 +202,15 @@ impl SampleSource for ShardSource {
     fn record(&self, shard: u32, index: u64) -> Result<Record, Reject> {
         let (raw, opened) = self.read(shard, index)?;
         Record::build(raw, opened.shard.name(), index, &self.options)
+    }
+
+    fn records(&self, items: &[Item]) -> Vec<Result<Record, Reject>> {
+        let record = |item: &Item| self.record(item.shard, item.index);
+        if self.remote { at_once(items, record) } else { items.iter().map(record).collect() }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
     }
 
     fn mix(&self) -> Mix {

@@ -24,7 +24,7 @@ pub use metadataset::{Leaf, Share, is_metadataset, metadataset};
 pub use read::{Part, PartShard, is_prepared, read_part};
 pub use write::{EnergonVersion, check_split, write_nv_meta, write_nv_meta_for};
 
-use super::{ShardError, io_error, yaml};
+use super::{ShardError, places, yaml};
 
 /// The folder beside the shards.
 const FOLDER: &str = ".nv-meta";
@@ -34,11 +34,7 @@ const FOLDER: &str = ".nv-meta";
 /// # Errors
 /// It cannot be read, or is not what its ending says.
 pub fn load(path: &Path) -> Result<Value, ShardError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
-        Err(error) => return Err(io_error(path, "read")(error)),
-    };
+    let Some(text) = places::read_text(path)? else { return Ok(Value::Null) };
     let json = path.extension().is_some_and(|e| e == "json");
     let parsed = if json {
         serde_json::from_str(&text).map_err(|e| format!("it is not valid JSON: {e}"))

@@ -1,8 +1,15 @@
 //! Shard patterns → paths. `{000000..000007}` counts (zeros kept), `{a,b}` lists, braces nest and repeat.
+//!
+//! Of an object store a folder is listed once, whatever number of its shards is named. A web server has no listing: a name is
+//! taken as it is, and a folder stands for the shards that its `.nv-meta` lists.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::ShardError;
+use ovhost_store::{Place, Scheme, Stores, is_remote, local_path};
+
+use super::places::is_shard_name;
+use super::{ShardError, places};
 
 /// More names than this from one pattern is taken for a typing error.
 const MOST_NAMES: usize = 1_000_000;
@@ -79,10 +86,12 @@ fn range(inner: &str) -> Result<Vec<String>, String> {
 }
 
 /// Expands patterns relative to `base` into existing files, in the order given. A pattern that names a folder stands
-/// for its `*.tar` files by name. Empty results, files named twice and missing shards are errors.
+/// for its shards by name. Places such as `s3://bucket/folder` become paths with that text. Empty results, files named twice
+/// and missing shards are errors; only of a web server a missing shard shows when it is opened.
 pub fn expand(patterns: &[String], base: &Path) -> Result<Vec<PathBuf>, ShardError> {
     let mut paths = Vec::new();
     let mut seen = std::collections::HashSet::new();
+    let mut listed = HashMap::new();
     let mut add = |path: PathBuf, pattern: &str| -> Result<(), ShardError> {
         if !seen.insert(path.clone()) {
             return Err(ShardError::Pattern {
@@ -95,14 +104,17 @@ pub fn expand(patterns: &[String], base: &Path) -> Result<Vec<PathBuf>, ShardErr
     };
     for pattern in patterns {
         for name in expand_braces(pattern)? {
-            let path = base.join(&name);
+            let Some(path) = local_path(&name) else {
+                for place in remote(&Place::parse(&name)?, pattern, &mut listed)? {
+                    add(PathBuf::from(place.to_string()), pattern)?;
+                }
+                continue;
+            };
+            let path = base.join(path);
             if path.is_dir() {
                 let tars = tars_in(&path);
                 if tars.is_empty() {
-                    return Err(ShardError::Pattern {
-                        pattern: pattern.clone(),
-                        reason: format!("folder {} holds no .tar file", path.display()),
-                    });
+                    return Err(no_shards(pattern, &path.display().to_string()));
                 }
                 for tar in tars {
                     add(path.join(tar), pattern)?;
@@ -127,13 +139,87 @@ pub fn expand(patterns: &[String], base: &Path) -> Result<Vec<PathBuf>, ShardErr
     Ok(paths)
 }
 
+fn no_shards(pattern: &str, folder: &str) -> ShardError {
+    let reason = format!("folder {folder} holds no .tar file");
+    ShardError::Pattern { pattern: pattern.to_owned(), reason }
+}
+
+/// The shards that a place stands for. `listed`: the folders that were listed already.
+fn remote(
+    place: &Place,
+    pattern: &str,
+    listed: &mut HashMap<String, BTreeSet<String>>,
+) -> Result<Vec<Place>, ShardError> {
+    if is_shard_name(&place.key) && place.scheme == Scheme::Http {
+        return Ok(vec![place.clone()]);
+    }
+    let (folder, wanted) = if is_shard_name(&place.key) {
+        let (folder, name) = place.split();
+        (folder, Some(name))
+    } else {
+        (place.clone(), None)
+    };
+    let at = folder.to_string();
+    if !listed.contains_key(&at) {
+        let names = match folder.scheme {
+            Scheme::Http => described(&folder, pattern)?,
+            _ => Stores::shared().list(&folder)?.into_iter().map(|f| f.name).filter(|n| is_shard_name(n)).collect(),
+        };
+        listed.insert(at.clone(), names);
+    }
+    let names = &listed[&at];
+    match wanted {
+        None if names.is_empty() => Err(no_shards(pattern, &at)),
+        None => Ok(names.iter().map(|name| folder.join(name)).collect()),
+        Some(name) if names.contains(name) => Ok(vec![place.clone()]),
+        Some(name) => Err(ShardError::Missing {
+            path: place.to_string(),
+            beside: nearest(names.iter().cloned().collect(), name, &at),
+            pattern: pattern.to_owned(),
+        }),
+    }
+}
+
+/// Largest description of a data set.
+const META_BYTES: u64 = 256 << 20;
+
+/// The shards that Energon's description of a folder names.
+fn described(folder: &Place, pattern: &str) -> Result<BTreeSet<String>, ShardError> {
+    #[derive(serde::Deserialize)]
+    struct Info {
+        shard_counts: HashMap<String, serde_json::Value>,
+    }
+    let place = folder.join(".nv-meta").join(".info.json");
+    let refuse = |reason: String| ShardError::Pattern { pattern: pattern.to_owned(), reason };
+    let bytes = match places::object(&place)?.read_all(META_BYTES) {
+        Ok(bytes) => bytes,
+        Err(e) if e.is_missing() => {
+            return Err(refuse(format!(
+                "{folder} names no shard (.tar, .tar.gz, .tgz, .tar.zst); a web server has no listing, and {place} is not there: \
+                 name the shards, with braces as in {folder}/train-{{000000..000099}}.tar"
+            )));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let info: Info = serde_json::from_slice(&bytes).map_err(|e| {
+        refuse(format!("{place} does not list shards as Energon's description does ({e}); name the shards"))
+    })?;
+    let names: BTreeSet<String> = info.shard_counts.into_keys().filter(|name| is_shard_name(name)).collect();
+    match names.iter().find(|n| is_remote(n) || n.contains(['?', '#']) || n.split('/').any(|part| part == "..")) {
+        Some(name) => {
+            Err(refuse(format!("{place} lists {name:?}, which is not a file of that folder; name the shards")))
+        }
+        None => Ok(names),
+    }
+}
+
 fn tars_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".tar"))
+        .filter(|name| is_shard_name(name))
         .collect();
     names.sort();
     names
@@ -147,11 +233,14 @@ fn beside(path: &Path) -> String {
     if !folder.is_dir() {
         return format!("its folder {} does not exist either", folder.display());
     }
-    let mut names = tars_in(folder);
-    if names.is_empty() {
-        return format!("{} holds no .tar file", folder.display());
-    }
     let wanted = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    nearest(tars_in(folder), &wanted, &folder.display().to_string())
+}
+
+fn nearest(mut names: Vec<String>, wanted: &str, folder: &str) -> String {
+    if names.is_empty() {
+        return format!("{folder} holds no .tar file");
+    }
     let common = |name: &str| name.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
     names.sort_by_key(|name| std::cmp::Reverse(common(name)));
     let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");

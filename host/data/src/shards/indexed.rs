@@ -4,16 +4,21 @@
 //!  NAME.tar.idx that fits NAME.tar ─┐
 //!  else a scan of all headers ──────┴─► offsets ─► range, exclude ─► sample i: one read, then its members
 //! ```
+//! In an object store each of these reads is a request. A compressed shard cannot be read so.
+//!
 //! `.tar.idx` is Energon's: u64 in the machine's order, one for each sample's first header and one for where the last
 //! sample ends. An index that another shard left behind is noticed here, or at the latest when a sample is read.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Cursor;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ovhost_store::Place;
+
+use super::places::{self, ShardBytes, stored_size};
 use super::scan::padding;
 use super::{RawSample, Shard, ShardError, io_error};
 
@@ -30,7 +35,7 @@ const MOST_AROUND: u64 = 1 << 20;
 pub struct IndexedShard {
     path: PathBuf,
     name: String,
-    file: File,
+    bytes: ShardBytes,
     /// Begin of each sample, and the end of the last.
     offsets: Vec<u64>,
     /// Numbers of the samples that are used, where it is not all of them.
@@ -53,7 +58,19 @@ impl IndexedShard {
             ),
             None => {}
         }
+        if let Some(place) = Place::of(path) {
+            let scan = places::scan_remote(path, &place?)?;
+            if let Some(damage) = scan.damage {
+                let last = scan.done.last().map_or("-".into(), |s| format!("\"{}\"", s.key));
+                let (path, whole) = (path.display().to_string(), scan.done.len());
+                return Err(ShardError::Damaged { path, offset: damage.offset, reason: damage.reason, whole, last });
+            }
+            return Ok(IndexedShard { unnamed: scan.unnamed, ..Self::with(path, scan.offsets())? });
+        }
         let scanned = Shard::open(path)?;
+        if scanned.is_compressed() {
+            return Err(places::not_at_random(path));
+        }
         Ok(IndexedShard { unnamed: scanned.unnamed(), ..Self::with(path, scanned.offsets())? })
     }
 
@@ -62,20 +79,24 @@ impl IndexedShard {
     /// # Errors
     /// A file that cannot be read.
     pub fn by_index(path: &Path) -> Result<Option<Result<Self, String>>, ShardError> {
-        let length = std::fs::metadata(path).map_err(io_error(path, "read the size"))?.len();
+        let length = stored_size(path)?;
         let Some(offsets) = read_index(&index_path(path), length)? else { return Ok(None) };
         let shard = Self::with(path, offsets)?;
-        Ok(Some(shard.check(length).map(|()| shard)))
+        match shard.check(length) {
+            Ok(()) => Ok(Some(Ok(shard))),
+            Err(Unfit::Index(why)) => Ok(Some(Err(why))),
+            Err(Unfit::Store(error)) => Err(error),
+        }
     }
 
     fn with(path: &Path, offsets: Vec<u64>) -> Result<Self, ShardError> {
-        let file = File::open(path).map_err(io_error(path, "open the shard"))?;
+        let bytes = ShardBytes::open(path)?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(IndexedShard { path: path.to_owned(), name, file, offsets, chosen: None, unnamed: 0 })
+        Ok(IndexedShard { path: path.to_owned(), name, bytes, offsets, chosen: None, unnamed: 0 })
     }
 
     /// Whether the offsets can be those of this file.
-    fn check(&self, length: u64) -> Result<(), String> {
+    fn check(&self, length: u64) -> Result<(), Unfit> {
         let Some(end) = self.offsets.last() else {
             return Err("it holds no whole numbers, or more than the shard has blocks".into());
         };
@@ -85,27 +106,28 @@ impl IndexedShard {
             return Err("its offsets are no rising multiples of 512".into());
         }
         if end.checked_add(2 * BLOCK).is_none_or(|after| after > length) {
-            return Err(format!("samples end at byte {end} by it, and the file has {length}"));
+            return Err(format!("samples end at byte {end} by it, and the file has {length}").into());
         }
         // The end mark, and nothing behind it: an index made of the first of two archives in one file hides the second.
-        padding(&mut &self.file, *end, length)
-            .map_err(|(at, _)| format!("no end mark stands at byte {at}, or more follows"))?;
+        let behind = length - end;
+        if behind > MOST_AROUND {
+            return Err(format!("{behind} bytes follow after byte {end}, where samples end by it").into());
+        }
+        padding(&mut Cursor::new(self.bytes.read(*end, length)?), 0, behind)
+            .map_err(|_| format!("no end mark stands at byte {end}, or more follows"))?;
         // Before the first sample there may be headers for the whole archive and members of no sample, and no sample.
         let first = self.offsets[0];
         if first > MOST_AROUND {
-            return Err(format!("samples begin at byte {first} by it"));
+            return Err(format!("samples begin at byte {first} by it").into());
         }
-        let mut before = vec![0; first as usize];
-        self.file.read_exact_at(&mut before, 0).map_err(|e| e.to_string())?;
-        if !RawSample::none_in(&before) {
+        if !RawSample::none_in(&self.bytes.read(0, first)?) {
             return Err("there is a sample before its first".into());
         }
         let samples = self.offsets.len() - 1;
         for header in [self.offsets[0], self.offsets[samples.saturating_sub(1)]].into_iter().take(samples) {
-            let mut bytes = [0; BLOCK as usize];
-            self.file.read_exact_at(&mut bytes, header).map_err(|e| e.to_string())?;
-            if !is_header(&bytes) {
-                return Err(format!("no tar header stands at byte {header}"));
+            let bytes = self.bytes.read(header, header + BLOCK)?;
+            if !bytes.as_array().is_some_and(is_header) {
+                return Err(format!("no tar header stands at byte {header}").into());
             }
         }
         Ok(())
@@ -188,9 +210,7 @@ impl IndexedShard {
                 format!("it has {} bytes; at most {MOST_SAMPLE} are read into memory", to - from),
             ));
         }
-        let mut bytes = vec![0; (to - from) as usize];
-        self.file.read_exact_at(&mut bytes, from).map_err(io_error(&self.path, "read"))?;
-        Ok(bytes)
+        self.bytes.read(from, to)
     }
 
     fn failed(&self, key: String, reason: String) -> ShardError {
@@ -207,6 +227,35 @@ impl IndexedShard {
         })?;
         let bytes = self.bytes(number)?;
         RawSample::from_tar(&bytes).map_err(|reason| self.failed(RawSample::key_of(&bytes), reason))
+    }
+}
+
+/// Why an index is not used.
+enum Unfit {
+    /// It is not the shard's.
+    Index(String),
+    /// The object store failed: that says nothing of the index.
+    Store(ShardError),
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Unfit::Index(why)
+    }
+}
+
+impl From<&str> for Unfit {
+    fn from(why: &str) -> Self {
+        Unfit::Index(why.to_owned())
+    }
+}
+
+impl From<ShardError> for Unfit {
+    fn from(error: ShardError) -> Self {
+        match error {
+            ShardError::Store(_) => Unfit::Store(error),
+            other => Unfit::Index(other.to_string()),
+        }
     }
 }
 
@@ -233,11 +282,20 @@ pub fn read_index(path: &Path, length: u64) -> Result<Option<Vec<u64>>, ShardErr
     // A sample takes a block at least. One number more than there can be is enough to see that it is no index of the shard.
     let most = 8 * (length / BLOCK + 2);
     let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(most).read_to_end(&mut bytes).map_err(io_error(path, "read"))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(path, "read")(error)),
-    };
+    if let Some(place) = Place::of(path) {
+        let object = places::object(&place?)?;
+        match object.size() {
+            Ok(size) => bytes = object.read_range(0..size.min(most))?,
+            Err(e) if e.is_missing_or_hidden() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    } else {
+        match File::open(path) {
+            Ok(file) => file.take(most).read_to_end(&mut bytes).map_err(io_error(path, "read"))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error(path, "read")(error)),
+        };
+    }
     let (numbers, rest) = bytes.as_chunks();
     if bytes.len() as u64 == most {
         return Ok(Some(Vec::new()));

@@ -8,6 +8,7 @@ use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::places::{self, Tar};
 use super::scan::Scan;
 use super::{ShardError, io_error};
 use crate::image::{decode::is_picture_name, header_of};
@@ -63,6 +64,7 @@ pub struct Shard {
     path: PathBuf,
     name: String,
     file: File,
+    unpacked: bool,
     samples: Vec<SampleIndex>,
     end: u64,
     damage: Option<Damage>,
@@ -110,7 +112,8 @@ impl RawSample {
 }
 
 impl Shard {
-    /// Opens and indexes a shard; a damaged one is an error that names file, byte and last whole sample.
+    /// Opens and indexes a shard; a damaged one is an error that names file, byte and last whole sample. One that is
+    /// compressed or not on the local disk is copied, unpacked, to the temporary folder for as long as it is open.
     pub fn open(path: impl AsRef<Path>) -> Result<Shard, ShardError> {
         let shard = Self::open_damaged(path)?;
         match &shard.damage {
@@ -128,13 +131,18 @@ impl Shard {
     /// As [`Self::open`], but keeps the whole samples before any damage; see [`Self::damage`].
     pub fn open_damaged(path: impl AsRef<Path>) -> Result<Shard, ShardError> {
         let path = path.as_ref().to_owned();
-        let file = File::open(&path).map_err(io_error(&path, "open the shard"))?;
+        let Tar { file, unpacked, cut } = places::open(&path)?;
         let length = file.metadata().map_err(io_error(&path, "read the size"))?.len();
-        let scan_file = File::open(&path).map_err(io_error(&path, "open the shard"))?;
         let mut scan = Scan::default();
-        scan.run(scan_file, length);
+        // Samples are read by their offsets, so the position in the file is the scan's alone.
+        scan.run(&file, length);
+        if let Some(cut) = cut {
+            let damage = scan.damage.get_or_insert_with(|| Damage { offset: length, reason: String::new(), cut: None });
+            damage.reason = if damage.reason.is_empty() { cut } else { format!("{}; {cut}", damage.reason) };
+        }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Shard { path, name, file, samples: scan.done, end: scan.end, damage: scan.damage, unnamed: scan.unnamed })
+        let Scan { done: samples, end, damage, unnamed, .. } = scan;
+        Ok(Shard { path, name, file, unpacked, samples, end, damage, unnamed })
     }
 
     /// The file.
@@ -145,6 +153,11 @@ impl Shard {
     /// The file's name without folders.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the file is compressed: [`Self::offsets`] are then those of the tar that it holds.
+    pub fn is_compressed(&self) -> bool {
+        self.unpacked
     }
 
     /// Number of samples.
@@ -232,7 +245,7 @@ impl Shard {
         let part = |member: &Member| {
             let content =
                 read(member).map_err(|e| failed(format!("part \"{}\" at byte {}: {e}", member.part, member.offset)))?;
-            Ok((member.part.clone(), content))
+            Ok::<_, ShardError>((member.part.clone(), content))
         };
         Ok((sample.key.clone(), sample.members.iter().map(part).collect::<Result<_, _>>()?))
     }

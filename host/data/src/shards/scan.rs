@@ -77,6 +77,11 @@ impl<R: Seek> Seek for Metered<'_, R> {
 }
 
 impl Scan {
+    /// Where each sample begins, and where the last one ends.
+    pub fn offsets(&self) -> Vec<u64> {
+        self.done.iter().map(|s| s.start).chain([self.end]).collect()
+    }
+
     /// Indexes a file of `length` bytes.
     pub fn run(&mut self, file: impl Read + Seek, length: u64) {
         match self.members(file, length, true) {

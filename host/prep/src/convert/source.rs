@@ -1,12 +1,10 @@
 //! What is converted, as parts with numbered rows: each kind of input behind one face.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ovhost_data::record::Reject;
-use ovhost_data::shards::{RawSample, Shard, ShardError, expand, expand_braces};
+use ovhost_data::shards::{RawSample, Shard, ShardBytes, ShardError, expand, expand_braces};
 use ovhost_hf::{Blob, DataFile, Dataset, is_parquet};
 use serde_json::{Value, json};
 
@@ -161,9 +159,6 @@ impl Source {
                 (Kind::Idx(Pair::open(images, labels, class_names)?), vec![images.clone()])
             }
         };
-        for path in &paths {
-            std::fs::metadata(path).map_err(io(path, "open"))?;
-        }
         let found = crate::lengths::inputs(&paths)?;
         let parts = found.into_iter().map(|i| Part { path: i.path, name: i.name, bytes: i.bytes }).collect();
         Ok(Source { kind, parts, scattered })
@@ -277,7 +272,7 @@ pub(super) struct Reader<'a> {
 }
 
 enum Open {
-    Places { file: File, places: Places },
+    Places { file: ShardBytes, places: Places },
     Parquet(Box<Table>),
     Idx(Box<idx::Items>),
 }
@@ -297,17 +292,14 @@ impl Reader<'_> {
                 let path = &self.source.parts[part].path;
                 let (start, end) = places.of(row)?;
                 // The index was made of this very file, whose size the plan knows.
-                let length = end.checked_sub(start).filter(|_| end <= self.source.parts[part].bytes);
-                let Some(length) = length.and_then(|n| usize::try_from(n).ok()) else {
+                if start > end || end > self.source.parts[part].bytes {
                     return Err(PrepError::Record {
                         path: path.display().to_string(),
                         why: format!("its index says that row {row} lies at bytes {start} to {end}"),
                         next: AFRESH,
                     });
-                };
-                let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, start)
-                    .map_err(io(path, "read a row that was there when it was indexed in"))?;
+                }
+                let bytes = file.read(start, end)?;
                 Ok(match &self.source.kind {
                     Kind::Shards => shards::sample(&bytes).map(Loaded::Sample),
                     _ => rows::row(start, &bytes),
@@ -322,7 +314,7 @@ impl Reader<'_> {
         let path = &self.source.parts[part].path;
         Ok(match &self.source.kind {
             Kind::Rows | Kind::Shards => {
-                Open::Places { file: File::open(path).map_err(io(path, "open"))?, places: self.tables.open(part)? }
+                Open::Places { file: ShardBytes::open(path)?, places: self.tables.open(part)? }
             }
             Kind::Parquet(set) => Open::Parquet(Box::new(Table::new(&set.files()[part], self.source.scattered))),
             Kind::Idx(pair) => Open::Idx(Box::new(pair.items()?)),
@@ -350,5 +342,13 @@ pub(super) fn sample_fault(error: ShardError) -> Result<String, PrepError> {
 
 /// Opens a shard's index of headers.
 pub(super) fn open_shard(path: &Path) -> Result<Shard, PrepError> {
-    Ok(Shard::open_damaged(path)?)
+    let shard = Shard::open_damaged(path)?;
+    if shard.is_compressed() {
+        return Err(PrepError::Option(format!(
+            "{} is compressed, and converting reads its samples once more at random places; unpack it (`ovhost data filter` reads \
+             compressed shards and writes plain ones)",
+            path.display()
+        )));
+    }
+    Ok(shard)
 }

@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<String>,
     /// Folder of the result
-    #[arg(long)]
+    #[arg(long, value_parser = ovhost_store::output_path)]
     out: PathBuf,
     /// What is balanced
     #[arg(long, value_name = "text|embedding|source", value_parser = By::from_str)]

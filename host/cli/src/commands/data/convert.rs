@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<String>,
     /// Folder of the shards
-    #[arg(long)]
+    #[arg(long, value_parser = ovhost_store::output_path)]
     out: PathBuf,
     /// Split of a parquet folder to read, where it has several
     #[arg(long, value_name = "NAME")]

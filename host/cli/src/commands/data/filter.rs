@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ovhost_data::{ChatTokenizer, image::DEFAULT_MAX_DECODE_PIXELS, shards::expand};
 use ovhost_plugin::{Kind, OnTrap, Plugin, Trust, TrustPolicy, split_pin};
 use ovhost_prep::{FilterSettings, Part, PrepError, Progress, RunOptions, filter};
+use ovhost_store::output_path;
 use ovhost_train::recipe::PluginUse;
 
 use super::jobs;
@@ -37,7 +38,7 @@ pub struct Args {
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<String>,
     /// Folder of the result
-    #[arg(long)]
+    #[arg(long, value_parser = output_path)]
     out: PathBuf,
     /// File with `[[filter]]` tables, written as the `[[plugins.filter]]` tables of a recipe; its paths start in its folder.
     /// The keys trust and trusted_keys at its top are those of a recipe's `[plugins]`

@@ -18,6 +18,7 @@ use ovhost_data::{
 };
 use ovhost_plugin::{Kind, PackLimits};
 use ovhost_prep::{PackSettings, Packed, Part, Phase, PrepError, Progress, RunOptions, pack, plugin_record};
+use ovhost_store::output_path;
 use ovhost_train::Recipe;
 use serde_json::Value;
 
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(long, num_args = 1..)]
     input: Vec<String>,
     /// Folder of the result
-    #[arg(long)]
+    #[arg(long, value_parser = output_path)]
     out: PathBuf,
     /// Plugins beside or instead of the recipe's: filters are added, a prompt or packer replaces
     #[arg(long, value_delimiter = ',')]

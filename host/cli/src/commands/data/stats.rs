@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(required = true)]
     paths: Vec<String>,
     /// Folder of the result
-    #[arg(long)]
+    #[arg(long, value_parser = ovhost_store::output_path)]
     out: PathBuf,
     #[command(flatten)]
     tokens: TokenArgs,

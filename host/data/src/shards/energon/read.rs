@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{FOLDER, FieldMap, bad, load};
+use crate::shards::places::is_file;
 use crate::shards::{ShardError, expand_braces};
 
 /// A part of a prepared data set.
@@ -39,7 +40,7 @@ struct Split {
 /// Whether the folder has metadata of Energon's.
 pub fn is_prepared(folder: &Path) -> bool {
     let meta = folder.join(FOLDER);
-    meta.join(".info.json").is_file() || meta.join(".info.yaml").is_file()
+    is_file(&meta.join(".info.json")) || is_file(&meta.join(".info.yaml"))
 }
 
 /// Reads part `split_part` of the prepared folder `folder`. `split_config` and `dataset_config` name other files than
@@ -57,7 +58,7 @@ pub fn read_part(
     let (info_path, counts) = counts(&meta)?;
     let split_path = match split_config {
         Some(name) => meta.join(name),
-        None if !meta.join("split.yaml").is_file() && meta.join("split.json").is_file() => meta.join("split.json"),
+        None if !is_file(&meta.join("split.yaml")) && is_file(&meta.join("split.json")) => meta.join("split.json"),
         None => meta.join("split.yaml"),
     };
     let split = match load(&split_path)? {

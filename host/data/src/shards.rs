@@ -16,6 +16,7 @@ mod indexed;
 mod places;
 mod read;
 mod scan;
+mod section;
 mod write;
 mod yaml;
 

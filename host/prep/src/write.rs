@@ -7,6 +7,7 @@
 //! Pictures are copied byte for byte. A shard depends on its number alone, so shards are made in any order, anywhere.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ovhost_data::packed::{self, Head, Layout, MadeFor, PackJson, Sample, image_name, reference};
 use ovhost_data::record::{Record, RecordOptions};
@@ -85,13 +86,13 @@ impl Write<'_> {
         if self.settings.layout == Layout::Reference { reference::turn(record).map_err(changed) } else { Ok(record) }
     }
 
-    fn pack(&self, number: u64, samples: Vec<(Sample, Record)>) -> (String, Vec<(String, Vec<u8>)>) {
+    fn pack(&self, number: u64, samples: Vec<(Sample, Record)>) -> (String, Vec<(String, Arc<[u8]>)>) {
         let mut parts = Vec::new();
         let (key, json) = match self.settings.layout {
             Layout::Reference => {
                 let records: Vec<Record> = samples.into_iter().map(|(_, record)| record).collect();
                 for (i, media) in records.iter().flat_map(|r| &r.media).enumerate() {
-                    parts.push((format!("img{i}.jpg"), media.bytes.to_vec()));
+                    parts.push((format!("img{i}.jpg"), media.bytes.clone()));
                 }
                 (reference::key(number), reference::pack_json(&records).to_string())
             }
@@ -109,7 +110,7 @@ impl Write<'_> {
                 for (s, (mut sample, record)) in samples.into_iter().enumerate() {
                     for (i, media) in record.media.into_iter().enumerate() {
                         let name = image_name(s, i, &media.name);
-                        parts.push((name.clone(), media.bytes.to_vec()));
+                        parts.push((name.clone(), media.bytes));
                         sample.images.push(name);
                     }
                     sample.record = record.fields;
@@ -119,7 +120,7 @@ impl Write<'_> {
                 (format!("{number:08}"), serde_json::to_string(&PackJson { head, samples: list }).unwrap_or_default())
             }
         };
-        parts.push(("json".into(), json.into_bytes()));
+        parts.push(("json".into(), json.into_bytes().into()));
         (key, parts)
     }
 
@@ -187,7 +188,7 @@ impl<'a> Step for Write<'a> {
             counts.capacity += u64::from(s.limits.capacity);
             let packed = samples.len() as u64;
             let (key, parts) = self.pack(number, samples);
-            let parts: Vec<(&str, &[u8])> = parts.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+            let parts: Vec<(&str, &[u8])> = parts.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
             file.write(&key, &parts)?;
             tick(packed)?;
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::places::{self, Tar};
 use super::scan::Scan;
+use super::section::{Ahead, Section};
 use super::{ShardError, io_error};
 use crate::image::{decode::is_picture_name, header_of};
 use crate::record::{Content, Record, RecordOptions, Reject};
@@ -134,8 +135,7 @@ impl Shard {
         let Tar { file, unpacked, cut } = places::open(&path)?;
         let length = file.metadata().map_err(io_error(&path, "read the size"))?.len();
         let mut scan = Scan::default();
-        // Samples are read by their offsets, so the position in the file is the scan's alone.
-        scan.run(&file, length);
+        scan.run(Ahead::new(Section::new(&file, 0, length)), length);
         if let Some(cut) = cut {
             let damage = scan.damage.get_or_insert_with(|| Damage { offset: length, reason: String::new(), cut: None });
             damage.reason = if damage.reason.is_empty() { cut } else { format!("{}; {cut}", damage.reason) };
@@ -284,7 +284,7 @@ impl Shard {
             if !is_picture_name(&member.part) {
                 return Ok(Content::Unread);
             }
-            let section = Section { file: &self.file, start: member.offset, length: member.size, at: 0, failed: None };
+            let section = Section::new(&self.file, member.offset, member.size);
             let mut file = BufReader::with_capacity(FIRST_READ.min(member.size.max(1) as usize), section);
             let sides = header_of(&mut file, options.max_pixels);
             match file.into_inner().failed {
@@ -314,48 +314,6 @@ impl Shard {
 
 /// Bytes of a picture that are read at once when only its size is wanted: enough for a header with the usual colour profile.
 const FIRST_READ: usize = 4096;
-
-/// A member of a tar as a file of its own.
-struct Section<'a> {
-    file: &'a File,
-    start: u64,
-    length: u64,
-    at: u64,
-    /// Why the system could not read it; decoders would call that a corrupt picture.
-    failed: Option<std::io::Error>,
-}
-
-impl Read for Section<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let left = usize::try_from(self.length.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let wanted = left.min(buffer.len());
-        match self.file.read_at(&mut buffer[..wanted], self.start + self.at) {
-            Ok(read) => {
-                self.at += read as u64;
-                Ok(read)
-            }
-            Err(error) => {
-                let again = std::io::Error::new(error.kind(), error.to_string());
-                if error.kind() != std::io::ErrorKind::Interrupted {
-                    self.failed = Some(error);
-                }
-                Err(again)
-            }
-        }
-    }
-}
-
-impl Seek for Section<'_> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-        };
-        self.at = at.ok_or(std::io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
-}
 
 /// Raises the process's bound on open files to what the system allows at most, once: shards stay open, and the usual
 /// bound of 1024 is less than a large data set has. Where it cannot be raised, opening says so.

@@ -4,10 +4,12 @@
 //!  setup ─► libtorch (.deps/), wasm target      plugins ─► target/plugins/KINDs/NAME.wasm
 //!  demo  ─► setup, build, plugins, data, tokenizer, model, train, eval, infer
 //!  test  ─► setup, build, plugins, every test   bench ─► setup, then ratios against native or the slow path
+//!  gpu-check ─► CUDA against the CPU, and its speed: here, or from a folder that was carried to the GPU
 //! ```
 
 mod bench;
 mod demo;
+mod gpu;
 mod guest;
 mod setup;
 
@@ -49,11 +51,21 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Measure: packing, filter, boundary, peer, pipeline, image, train; each prints a ratio against its peer (no name: all of them)
+    /// Measure; each prints a ratio against its peer (no name: all of them)
     Bench {
-        /// packing | filter | boundary | peer | pipeline | image | train
+        /// packing | filter | boundary | peer | pipeline | images | data | memory | train | pytorch
         names: Vec<String>,
     },
+    /// Compare CUDA with the CPU and time training of the 4B architecture on this machine's GPU
+    ///
+    /// Figures belong into BENCHMARKS.md, with the date and the hardware. For a GPU machine without a compiler:
+    ///
+    ///   cargo xtask gpu-check --bundle target/gpu-check
+    ///
+    /// then copy that folder there and run `gpu-check/xtask gpu-check`, which takes the libtorch of its Python's torch 2.11.0
+    /// (or of LIBTORCH).
+    #[command(verbatim_doc_comment)]
+    GpuCheck(gpu::GpuCheckArgs),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +95,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::demo(&root, &args),
         Task::Test { filter } => test(&root, filter.as_deref()),
         Task::Bench { names } => bench::bench(&root, &names),
+        Task::GpuCheck(args) => gpu::gpu_check(&root, &args),
     }
 }
 

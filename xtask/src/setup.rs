@@ -121,7 +121,7 @@ fn check_version(torch: &Path) -> Result<()> {
 
 /// site-packages of the active Python when its torch has the right version. The package is not imported: that takes
 /// seconds and fails where its CUDA libraries are absent.
-fn python_with_torch() -> Option<PathBuf> {
+pub fn torch_site() -> Option<PathBuf> {
     let code = "import importlib.metadata as m, pathlib; d = m.distribution('torch'); \
                 print(d.version.split('+')[0]); print(pathlib.Path(d.locate_file('')))";
     let out = Command::new("python3").args(["-c", code]).stderr(Stdio::null()).output().ok()?;
@@ -129,7 +129,12 @@ fn python_with_torch() -> Option<PathBuf> {
     let mut lines = text.lines();
     let version = lines.next()?;
     let site = PathBuf::from(lines.next()?);
-    (version == TORCH_VERSION && wanted_in(&site)).then_some(site)
+    (version == TORCH_VERSION).then_some(site)
+}
+
+/// As [`torch_site`], where it has all that a build needs.
+fn python_with_torch() -> Option<PathBuf> {
+    torch_site().filter(|site| wanted_in(site))
 }
 
 fn wanted_in(site: &Path) -> bool {

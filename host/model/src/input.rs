@@ -1,6 +1,6 @@
 //! A batch as the model takes it: concatenated samples, no padding.
 
-use ovhost_torch::Segments;
+use ovhost_torch::{Segments, upload};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{ModelError, Result};
@@ -105,7 +105,7 @@ impl Targets {
             }
         }
         let count = index.len() as i64;
-        let to = |v: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(v)?.f_to_device(device)?) };
+        let to = |v: &[i64]| -> Result<Tensor> { Ok(upload(&Tensor::f_from_slice(v)?, device)?) };
         Ok(Targets { index_n: to(&index)?, target_n: to(&target)?, count })
     }
 
@@ -182,10 +182,10 @@ impl Ready {
             )));
         }
         let image_index =
-            if tokens == 0 { None } else { Some(Tensor::f_from_slice(&image_index)?.f_to_device(device)?) };
+            if tokens == 0 { None } else { Some(upload(&Tensor::f_from_slice(&image_index)?, device)?) };
         Ok(Ready {
-            ids_t: input.input_ids_t.f_to_device(device)?,
-            positions_t: input.positions_t.f_to_device(device)?,
+            ids_t: upload(&input.input_ids_t, device)?,
+            positions_t: upload(&input.positions_t, device)?,
             segments,
             image_index,
         })

@@ -256,4 +256,19 @@ int ov_backward(Tensor *const *outputs, Tensor *const *grads, int n) {
     return 0;
   });
 }
+
+// Bytes that tensors of a CUDA device held at most since the last reset.
+int64_t ov_memory_peak(int device) {
+  return ov_guard<int64_t>(-1, [&] {
+    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(device);
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  });
+}
+
+int ov_reset_memory_peak(int device) {
+  return ov_guard(1, [&] {
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(device);
+    return 0;
+  });
+}
 }

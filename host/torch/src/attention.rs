@@ -49,7 +49,7 @@ impl Segments {
         }
         let cu_device = match device {
             Device::Cpu => None,
-            other => Some(Tensor::f_from_slice(cu_seqlens)?.f_to_device(other)?),
+            other => Some(crate::upload(&Tensor::f_from_slice(cu_seqlens)?, other)?),
         };
         Ok(Segments { cu: cu_seqlens.to_vec(), longest, groups, cu_device })
     }

@@ -3,6 +3,10 @@
 use std::ffi::{CStr, CString, c_int};
 use std::path::PathBuf;
 
+use tch::{Device, Tensor};
+
+use crate::{TorchError, ffi};
+
 fn open(path: &CStr, flags: c_int) -> Result<(), String> {
     // SAFETY: a valid C string; the handle is kept for the life of the process on purpose.
     unsafe {
@@ -45,4 +49,46 @@ pub fn load_cuda() -> Result<(), String> {
     let path = CString::new(file.as_os_str().as_encoded_bytes())
         .map_err(|_| format!("{} has a zero byte in its name", file.display()))?;
     open(&path, libc::RTLD_NOW | libc::RTLD_GLOBAL)
+}
+
+fn number(device: usize) -> Result<c_int, TorchError> {
+    c_int::try_from(device).map_err(|_| TorchError::new(format!("there is no CUDA device {device}")))
+}
+
+/// Bytes that the tensors on a CUDA device held at most, since the start or [`reset_memory_peak`]; 0 on the CPU, where
+/// the system's figure for the process serves.
+///
+/// # Errors
+/// CUDA was not loaded, or there is no such device.
+pub fn memory_peak(device: Device) -> Result<u64, TorchError> {
+    let Device::Cuda(device) = device else { return Ok(0) };
+    // SAFETY: a plain value.
+    let bytes = unsafe { ffi::ov_memory_peak(number(device)?) };
+    u64::try_from(bytes).map_err(|_| ffi::last_error())
+}
+
+/// Lets [`memory_peak`] count anew from what is held now.
+///
+/// # Errors
+/// As [`memory_peak`].
+pub fn reset_memory_peak(device: Device) -> Result<(), TorchError> {
+    let Device::Cuda(device) = device else { return Ok(()) };
+    // SAFETY: a plain value.
+    ffi::status(unsafe { ffi::ov_reset_memory_peak(number(device)?) })
+}
+
+/// A host tensor's copy on `device`, without waiting for it: through page-locked memory, so that neither the host nor the work
+/// that the device still has to do is held up. The tensor itself where it is on the device already.
+///
+/// # Errors
+/// What libtorch throws, out of memory for example.
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> {
+    match (tensor.device(), device) {
+        (Device::Cpu, Device::Cuda(_)) => {
+            // libtorch keeps the page-locked copy until the device has read it.
+            let pinned = tensor.f_pin_memory(device)?;
+            Ok(pinned.f_to_device_(device, tensor.kind(), true, false)?)
+        }
+        _ => Ok(tensor.f_to_device(device)?),
+    }
 }

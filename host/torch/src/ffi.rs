@@ -61,6 +61,8 @@ unsafe extern "C" {
     pub(crate) fn ov_foreach_copy(to: List, from: List, n: c_int) -> c_int;
     pub(crate) fn ov_foreach_add(to: List, from: List, n: c_int) -> c_int;
     pub(crate) fn ov_foreach_zero(tensors: List, n: c_int) -> c_int;
+    pub(crate) fn ov_memory_peak(device: c_int) -> i64;
+    pub(crate) fn ov_reset_memory_peak(device: c_int) -> c_int;
     pub(crate) fn ov_clear_grads(tensors: List, n: c_int) -> c_int;
 }
 

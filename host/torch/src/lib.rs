@@ -30,7 +30,7 @@ mod optim;
 mod process;
 
 pub use attention::{Segments, attention, varlen_attention};
-pub use cuda::{load_cuda, torch_lib_dir};
+pub use cuda::{load_cuda, memory_peak, reset_memory_peak, torch_lib_dir, upload};
 pub use error::TorchError;
 pub use functions::{backward_with, linear_cross_entropy, rms_norm, rope, silu_mul};
 pub use optim::{

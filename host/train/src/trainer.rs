@@ -372,11 +372,8 @@ pub fn packed_input(micro: &MicroBatch, device: Device) -> Result<PackedInput> {
         None
     } else {
         let patches = (micro.pixel_values.len() / micro.patch_dim) as i64;
-        Some(
-            Tensor::f_from_slice(&micro.pixel_values)?
-                .f_view([patches, micro.patch_dim as i64])?
-                .f_to_device(device)?,
-        )
+        let rows = Tensor::f_from_slice(&micro.pixel_values)?.f_view([patches, micro.patch_dim as i64])?;
+        Some(ovhost_torch::upload(&rows, device)?)
     };
     Ok(PackedInput {
         // Ids and positions stay on the host: the model finds the images' places there without waiting for the device.

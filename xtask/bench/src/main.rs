@@ -12,6 +12,7 @@ mod pictures;
 mod pipeline;
 mod process;
 mod python;
+mod pytorch;
 mod train_step;
 
 use std::time::Instant;
@@ -21,7 +22,7 @@ use anyhow::{Result, bail, ensure};
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 9] = [
+const ALL: [Bench; 10] = [
     ("packing", packing::run),
     ("filter", filter::run),
     ("boundary", boundary::run),
@@ -31,9 +32,13 @@ const ALL: [Bench; 9] = [
     ("data", data::run),
     ("memory", memory::run),
     ("train", train_step::run),
+    ("pytorch", pytorch::run),
 ];
 
 fn main() -> Result<()> {
+    if let Some(folder) = std::env::var_os(pytorch::SIDE) {
+        return pytorch::side(folder.as_ref());
+    }
     let asked: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) = asked.iter().find(|a| !ALL.iter().any(|(name, _)| name == a)) {
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();

@@ -42,16 +42,22 @@ pub struct Peer {
 impl Peer {
     /// Starts `script`, on one thread as far as libraries can be told.
     pub fn start(script: &str, args: &[&std::ffi::OsStr]) -> Result<Peer> {
-        let python = interpreter();
-        let mut child = Command::new(&python)
+        let mut command = Command::new(interpreter());
+        command
             .args(["-c", script])
             .args(args)
             .envs(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"].map(|name| (name, "1")))
-            .env("TOKENIZERS_PARALLELISM", "false")
+            .env("TOKENIZERS_PARALLELISM", "false");
+        Peer::of(command)
+    }
+
+    /// Any program that answers lines so.
+    pub fn of(mut command: Command) -> Result<Peer> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{} could not be started", python.display()))?;
+            .with_context(|| format!("{} could not be started", command.get_program().display()))?;
         let (Some(ask), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("the peer has no pipes");
         };

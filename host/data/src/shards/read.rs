@@ -4,7 +4,7 @@
 //! [`Shard::open_damaged`] takes the whole samples before the damage and reports it.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

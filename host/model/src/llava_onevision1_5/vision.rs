@@ -89,7 +89,7 @@ impl Layout {
                 .map_err(|_| ModelError::Input(format!("{} patches in one batch are too many", insert.len())))?;
             cu.push(end);
         }
-        let to = |t: Tensor| t.f_to_device(device);
+        let to = |t: Tensor| ovhost_torch::upload(&t, device);
         Ok(Layout {
             segments: Segments::new(&cu, device)?,
             insert: to(Tensor::f_from_slice(&insert)?)?,
@@ -160,7 +160,7 @@ impl Vision {
             )));
         }
         let layout = Layout::new(grids, c.spatial_merge_size, device)?;
-        let pixels = pixels_pc.f_to_device(device)?.f_to_kind(kind)?;
+        let pixels = ovhost_torch::upload(pixels_pc, device)?.f_to_kind(kind)?;
         let embedded = pixels.f_linear(&self.patch_embed.f_view([c.hidden_size, -1])?, None::<Tensor>)?;
         let joined = Tensor::f_cat(&[self.class_embedding.f_unsqueeze(0)?, embedded], 0)?;
         let x_nw = self.pre_layernorm.forward(&rows(&joined, &layout.insert)?)?;

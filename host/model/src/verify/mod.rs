@@ -45,11 +45,13 @@ pub struct VerifyWay {
     pub loss_chunk: Option<i64>,
     /// Sequences per micro-batch, whose gradients add up; all in one if 0.
     pub per_micro: usize,
+    /// Where the model runs, in fp32.
+    pub device: Device,
 }
 
 impl Default for VerifyWay {
     fn default() -> Self {
-        Self { recompute: Recompute::NONE, loss_chunk: None, per_micro: 0 }
+        Self { recompute: Recompute::NONE, loss_chunk: None, per_micro: 0, device: Device::Cpu }
     }
 }
 
@@ -71,7 +73,7 @@ pub fn verify(model_dir: impl AsRef<Path>, expected_file: impl AsRef<Path>, tole
     verify_in(model_dir, expected_file, tolerance, VerifyWay::default())
 }
 
-/// As [`verify`], training in one of several ways.
+/// As [`verify`], training in one of several ways, on any device.
 ///
 /// # Errors
 /// As [`verify`].
@@ -84,7 +86,7 @@ pub fn verify_in(
     let (dir, path) = (model_dir.as_ref(), expected_file.as_ref());
     let file = Checkpoint::open_file(path)?;
     let expected = Expected::beside(path)?;
-    let mut model = LlavaOnevision::load(dir, &LoadOptions { device: Device::Cpu, kind: Kind::Float })?;
+    let mut model = LlavaOnevision::load(dir, &LoadOptions { device: way.device, kind: Kind::Float })?;
     if let Some(tokens) = way.loss_chunk {
         model.set_loss_chunk(tokens);
     }
@@ -269,7 +271,7 @@ impl Run<'_> {
                 })?);
             }
             let vocab = self.model.config().text.vocab_size;
-            let targets = Targets::new(&labels, &input.cu_seqlens, vocab, Device::Cpu)?;
+            let targets = Targets::new(&labels, &input.cu_seqlens, vocab, self.way.device)?;
             micros.push((input, targets));
         }
         let learnt: i64 = micros.iter().map(|(_, targets)| targets.count()).sum();
@@ -317,7 +319,7 @@ impl Run<'_> {
         let zeros = || tensors.iter().map(|t| Ok(t.f_detach()?.f_zeros_like()?)).collect::<Result<Vec<_>>>();
         let (m, v) = (zeros()?, zeros()?);
         let steps =
-            tensors.iter().map(|_| Ok(Tensor::f_zeros([], (Kind::Float, Device::Cpu))?)).collect::<Result<Vec<_>>>()?;
+            tensors.iter().map(|t| Ok(Tensor::f_zeros([], (Kind::Float, t.device()))?)).collect::<Result<Vec<_>>>()?;
         let (m, v, steps) =
             (m.iter().collect::<Vec<_>>(), v.iter().collect::<Vec<_>>(), steps.iter().collect::<Vec<_>>());
         for (i, want) in adamw.steps.iter().enumerate() {

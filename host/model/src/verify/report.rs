@@ -111,7 +111,8 @@ fn distance(got: &Tensor, want: &Tensor) -> Result<(f64, f64)> {
     if want.numel() == 0 {
         return Ok((0.0, 0.0));
     }
-    let (got, want) = (got.f_detach()?.f_to_kind(Kind::Double)?, want.f_detach()?.f_to_kind(Kind::Double)?);
+    let here = |t: &Tensor| t.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Double);
+    let (got, want) = (here(got)?, here(want)?);
     Ok((got.f_sub(&want)?.f_abs()?.f_max()?.f_double_value(&[])?, want.f_abs()?.f_max()?.f_double_value(&[])?))
 }
 

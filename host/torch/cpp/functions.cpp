@@ -198,9 +198,10 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
         at::mm_out(part, p, weight);
       }
       if (want_w) {
-        auto d = at::mm(p.t(), h);
-        if (!dw.defined()) dw = wide ? d.to(at::kFloat) : d;
-        else dw.add_(d);
+        bool same = !wide || weight.scalar_type() == at::kFloat;  // the sum's kind is the factors': no tensor in between
+        if (!dw.defined()) dw = same ? at::mm(p.t(), h) : at::mm(p.t(), h).to(at::kFloat);
+        else if (same) dw.addmm_(p.t(), h);
+        else dw.add_(at::mm(p.t(), h));
       }
     }
     if (dw.defined()) dw = dw.to(weight.scalar_type());
@@ -209,7 +210,8 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   }
   static variable_list backward(AutogradContext *ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
-    auto times = [&](const Tensor &t) { return t.defined() ? t * grads[0].to(t.scalar_type()) : Tensor(); };
+    // In place: they are used once, and a second backward pass is refused, as they are not what was saved any more.
+    auto times = [&](Tensor t) { return t.defined() ? t.mul_(grads[0].to(t.scalar_type())) : Tensor(); };
     return {times(saved[0]), times(saved[1]), Tensor(), Tensor(), Tensor()};
   }
 };

@@ -1,5 +1,6 @@
 //! Whole-program tests: they run the built `ovhost` on small data and models that they make themselves.
 
+mod averages;
 mod bad_data;
 mod bad_plugins;
 mod bad_recipe;
@@ -15,6 +16,7 @@ mod forge;
 mod infer_eval;
 mod interop;
 mod lab;
+mod lora;
 mod object_stores;
 mod resume;
 mod train;

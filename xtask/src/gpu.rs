@@ -89,6 +89,11 @@ fn bundle(folder: &Path, me: &Path, program: &Path, fixtures: &Path) -> Result<(
             bytes += copy(&entry.path(), folder.join("fixtures").join(entry.file_name()))?;
         }
     }
-    println!("{} ({:.1} MB); on the GPU machine: {}/xtask gpu-check", folder.display(), bytes as f64 / 1e6, folder.display());
+    println!(
+        "{} ({:.1} MB); on the GPU machine: {}/xtask gpu-check",
+        folder.display(),
+        bytes as f64 / 1e6,
+        folder.display()
+    );
     Ok(())
 }

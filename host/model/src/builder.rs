@@ -3,12 +3,13 @@
 //! `at("q_proj").tensor("weight", …)` makes model code read like the checkpoint's names.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::layers::{LayerNorm, Linear, RmsNorm};
+use crate::layers::{LayerNorm, Linear, Place, RmsNorm};
 
 /// The part of the model that a parameter belongs to: what recipes freeze and give learning rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -31,6 +32,24 @@ pub struct Param {
     pub tensor: Tensor,
     /// The part of the model.
     pub module: Module,
+    /// Whether it is part of an adapter and not of the model itself.
+    pub adapter: bool,
+}
+
+impl Param {
+    /// The same tensor under the same name.
+    pub(crate) fn share(&self) -> Self {
+        let Param { name, tensor, module, adapter } = self;
+        Param { name: name.clone(), tensor: tensor.shallow_clone(), module: *module, adapter: *adapter }
+    }
+}
+
+/// Draws with libtorch's generator, which belongs to the process: two models drawn at once would mix their numbers.
+pub(crate) fn seeded<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed);
+    draw()
 }
 
 /// How a parameter is drawn when there is no checkpoint.
@@ -98,7 +117,7 @@ impl<'a> Builder<'a> {
                 drawn.f_to_device(device)?.f_to_kind(kind)?
             }
         };
-        shared.params.push(Param { name, tensor: tensor.shallow_clone(), module: self.module });
+        shared.params.push(Param { name, tensor: tensor.shallow_clone(), module: self.module, adapter: false });
         Ok(tensor)
     }
 
@@ -109,12 +128,9 @@ impl<'a> Builder<'a> {
         Ok(Linear {
             weight: at.tensor("weight", &[output, input], Init::Normal(std))?,
             bias: if bias { Some(at.tensor("bias", &[output], Init::Zeros)?) } else { None },
+            adapter: None,
+            place: Place { name: at.prefix, module: at.module },
         })
-    }
-
-    pub(crate) fn matrix(&self, name: &str, rows: i64, columns: i64) -> Result<Tensor> {
-        let std = self.shared.borrow().std;
-        self.at(name).tensor("weight", &[rows, columns], Init::Normal(std))
     }
 
     pub(crate) fn layer_norm(&self, name: &str, width: i64, eps: f64) -> Result<LayerNorm> {

@@ -181,8 +181,7 @@ impl Ready {
                 merge * merge
             )));
         }
-        let image_index =
-            if tokens == 0 { None } else { Some(upload(&Tensor::f_from_slice(&image_index)?, device)?) };
+        let image_index = if tokens == 0 { None } else { Some(upload(&Tensor::f_from_slice(&image_index)?, device)?) };
         Ok(Ready {
             ids_t: upload(&input.input_ids_t, device)?,
             positions_t: upload(&input.positions_t, device)?,

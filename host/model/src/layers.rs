@@ -2,17 +2,39 @@
 
 use tch::Tensor;
 
+use crate::builder::Module;
 use crate::error::Result;
+use crate::lora::Adapter;
+
+/// Where a layer is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Name of its weight without `.weight`, in the long style.
+    pub(crate) name: String,
+    pub(crate) module: Module,
+}
 
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
+    pub(crate) adapter: Option<Adapter>,
+    pub(crate) place: Place,
 }
 
 impl Linear {
     pub(crate) fn forward(&self, x_tc: &Tensor) -> Result<Tensor> {
-        Ok(x_tc.f_linear(&self.weight, self.bias.as_ref())?)
+        let y_tc = x_tc.f_linear(&self.weight, self.bias.as_ref())?;
+        match &self.adapter {
+            Some(adapter) => adapter.add(&y_tc, x_tc),
+            None => Ok(y_tc),
+        }
+    }
+
+    /// Whether anything of it wants a gradient.
+    pub(crate) fn trains(&self) -> bool {
+        let adapter = self.adapter.iter().flat_map(Adapter::tensors);
+        [&self.weight].into_iter().chain(&self.bias).chain(adapter).any(Tensor::requires_grad)
     }
 }
 

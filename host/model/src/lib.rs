@@ -17,6 +17,7 @@ mod error;
 mod input;
 mod layers;
 pub mod llava_onevision1_5;
+mod lora;
 mod save;
 pub mod verify;
 
@@ -29,4 +30,5 @@ pub use input::{PackedInput, Targets};
 pub use llava_onevision1_5::{
     Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, Work, save_folder,
 };
+pub use lora::{Dropout, LoraOptions};
 pub use verify::{VerifyReport, VerifyWay, verify, verify_in};

@@ -84,8 +84,25 @@ fn bytes_of(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
 }
 
-/// `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index above `shard_bytes`.
-pub(crate) fn write_tensors(dir: &Path, tensors: Vec<(String, Tensor)>, shard_bytes: usize) -> Result<()> {
+/// One safetensors file.
+pub(crate) fn write_one(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let views =
+        tensors.iter().map(|(name, t)| Ok((name.as_str(), Bytes::new(name, t)?))).collect::<Result<Vec<_>>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    replace(path, |to| {
+        safetensors::serialize_to_file(views.iter().map(|(n, b)| (*n, b)), Some(metadata), to)
+            .map_err(|e| ModelError::Weights(format!("{}: {e}", to.display())))
+    })
+}
+
+/// `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index above `shard_bytes`. `finish` makes of a tensor
+/// what is written, of its shape and kind.
+pub(crate) fn write_tensors(
+    dir: &Path,
+    tensors: Vec<(String, Tensor)>,
+    shard_bytes: usize,
+    finish: impl Fn(&str, Tensor) -> Result<Tensor>,
+) -> Result<()> {
     let mut shards: Vec<Vec<(String, Tensor)>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
     for (name, tensor) in tensors {
@@ -108,14 +125,10 @@ pub(crate) fn write_tensors(dir: &Path, tensors: Vec<(String, Tensor)>, shard_by
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
-        // One file's tensors at a time come to the CPU.
-        let views =
-            shard.iter().map(|(name, t)| Ok((name.as_str(), Bytes::new(name, t)?))).collect::<Result<Vec<_>>>()?;
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        replace(&dir.join(&file), |to| {
-            safetensors::serialize_to_file(views.iter().map(|(n, b)| (*n, b)), Some(metadata), to)
-                .map_err(|e| ModelError::Weights(format!("{}: {e}", to.display())))
-        })?;
+        // One file's tensors at a time are made and come to the CPU.
+        let shard =
+            shard.into_iter().map(|(name, t)| finish(&name, t).map(|t| (name, t))).collect::<Result<Vec<_>>>()?;
+        write_one(&dir.join(&file), &shard)?;
         map.extend(shard.into_iter().map(|(name, _)| (name, file.clone())));
         files.push(file);
     }
@@ -147,9 +160,9 @@ mod tests {
     fn shards_have_an_index_and_replace_each_other() {
         let dir = tempfile::tempdir().unwrap();
         let make = || (0..5).map(|i| (format!("t{i}"), Tensor::full([4], i, (Kind::Float, Device::Cpu)))).collect();
-        write_tensors(dir.path(), make(), 1000).unwrap();
+        write_tensors(dir.path(), make(), 1000, |_, t| Ok(t)).unwrap();
         assert!(dir.path().join("model.safetensors").is_file());
-        write_tensors(dir.path(), make(), 32).unwrap();
+        write_tensors(dir.path(), make(), 32, |_, t| Ok(t)).unwrap();
         let mut names: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

@@ -40,7 +40,7 @@ fn every_way_to_train_agrees() {
         VerifyWay { recompute: Recompute { policy: RecomputePolicy::Selective, ..full }, ..VerifyWay::default() },
         VerifyWay { loss_chunk: Some(5), ..VerifyWay::default() },
         VerifyWay { per_micro: 1, ..VerifyWay::default() },
-        VerifyWay { recompute: full, loss_chunk: Some(7), per_micro: 2 },
+        VerifyWay { recompute: full, loss_chunk: Some(7), per_micro: 2, ..VerifyWay::default() },
     ];
     for way in ways {
         let report = ovhost_model::verify_in(fixture(), fixture().join("expected.safetensors"), 1e-4, way).unwrap();

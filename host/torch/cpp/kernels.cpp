@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define OV_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -60,6 +61,22 @@ OV_CLONES void rms_row_backward(const float *__restrict g, const float *__restri
     dw[i] += g[i] * n;
   }
 }
+
+// The 16 bits that bf16 leaves off are a distance in 65536ths from the value below: with as many random ones added, they carry
+// over as often as they should. The random ones are a hash of the place (MurmurHash3's finaliser).
+OV_CLONES void round_row(const float *__restrict from, uint16_t *__restrict to, int64_t n, uint32_t first, uint32_t seed) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, 4);
+    uint32_t h = (first + (uint32_t)i) * 0x9e3779b1u ^ seed;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    h = (h ^ (h >> 16)) & 0xffffu;
+    bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+    bool nan = !finite && (bits & 0x007fffffu);
+    to[i] = (uint16_t)((bits + (finite ? h : 0u)) >> 16) | (nan ? 0x40 : 0);
+  }
+}
 }  // namespace
 
 namespace ov {
@@ -82,6 +99,14 @@ void rms_forward(const float *x, const float *weight, float *out, float *inverse
       scale_row(row, weight, out + i * d, r, d);
     }
   });
+}
+
+void round_bf16(const float *from, uint16_t *to, int64_t n, uint64_t seed) {
+  uint64_t x = (seed + 1) * 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  uint32_t mixed = (uint32_t)(x ^ (x >> 31));
+  at::parallel_for(0, n, GRAIN, [&](int64_t a, int64_t b) { round_row(from + a, to + a, b - a, (uint32_t)a, mixed); });
 }
 
 int64_t rms_parts(int64_t rows) { return (rows + PART - 1) / PART; }

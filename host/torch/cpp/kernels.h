@@ -12,4 +12,6 @@ void rms_forward(const float *x, const float *weight, float *out, float *inverse
 int64_t rms_parts(int64_t rows);
 void rms_backward(const float *grad, const float *x, const float *weight, const float *inverse, float *dx, float *parts,
                   int64_t rows, int64_t d);
+// bf16 bits of `from`, each rounded up or down by a chance that makes its mean the value; drawn from `seed` and the place.
+void round_bf16(const float *from, uint16_t *to, int64_t n, uint64_t seed);
 }  // namespace ov

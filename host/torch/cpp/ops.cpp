@@ -1,15 +1,20 @@
 // Plain operators that tch does not bind: flash attention, the fused optimiser, foreach, process-wide switches.
 // Only single-operator headers, so that this file compiles in seconds.
 #include "shim.h"
+#include "kernels.h"
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/InferenceMode.h>
@@ -28,6 +33,14 @@ static std::vector<at::Tensor> list(at::Tensor *const *tensors, int n) {
   out.reserve(n);
   for (int i = 0; i < n; i++) out.push_back(*tensors[i]);
   return out;
+}
+
+// A generator of its own: what is drawn depends on the seed alone, and the process's generator stays as it is.
+static at::Generator generator(c10::Device device, uint64_t seed) {
+  if (device.is_cpu()) return at::detail::createCPUGenerator(seed);
+  auto own = at::detail::getCUDAHooks().getNewGenerator(device.index());
+  own.set_current_seed(seed);
+  return own;
 }
 
 extern "C" {
@@ -107,6 +120,41 @@ int ov_foreach_add(at::Tensor *const *to, at::Tensor *const *from, int n) {
   return ov_guard(1, [&] {
     auto t = list(to, n);
     at::_foreach_add_(t, list(from, n));
+    return 0;
+  });
+}
+
+int ov_foreach_lerp(at::Tensor *const *to, at::Tensor *const *from, int n, double by) {
+  return ov_guard(1, [&] {
+    auto t = list(to, n);
+    at::_foreach_lerp_(t, list(from, n), by);
+    return 0;
+  });
+}
+
+at::Tensor *ov_dropout_mask(at::Tensor *like, double p, uint64_t seed) {
+  return ov_guard<at::Tensor *>(nullptr, [&] {
+    auto mask = at::empty_like(like->detach());
+    return new at::Tensor(mask.bernoulli_(1.0 - p, generator(like->device(), seed)).div_(1.0 - p));
+  });
+}
+
+int ov_round_bf16(at::Tensor *const *to, at::Tensor *const *from, const uint64_t *seeds, int n) {
+  return ov_guard(1, [&] {
+    for (int i = 0; i < n; i++) {
+      auto &t = *to[i], &f = *from[i];
+      TORCH_CHECK(t.sizes() == f.sizes() && t.is_contiguous() && f.is_contiguous() && t.device() == f.device() &&
+                      t.scalar_type() == at::kBFloat16 && f.scalar_type() == at::kFloat,
+                  "round_bf16: contiguous bf16 and fp32 tensors of one shape are wanted");
+      if (f.is_cpu()) {
+        ov::round_bf16(f.const_data_ptr<float>(), reinterpret_cast<uint16_t *>(t.mutable_data_ptr<at::BFloat16>()), f.numel(),
+                       seeds[i]);
+        continue;
+      }
+      auto bits = f.view(at::kInt);
+      auto sum = at::empty_like(bits).random_(0, 65536, generator(f.device(), seeds[i])).add_(bits);
+      t.copy_(sum.bitwise_and_(-65536).view(at::kFloat));
+    }
     return 0;
   });
 }

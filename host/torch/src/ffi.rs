@@ -60,6 +60,9 @@ unsafe extern "C" {
     pub(crate) fn ov_foreach_mul(tensors: List, n: c_int, by: T) -> c_int;
     pub(crate) fn ov_foreach_copy(to: List, from: List, n: c_int) -> c_int;
     pub(crate) fn ov_foreach_add(to: List, from: List, n: c_int) -> c_int;
+    pub(crate) fn ov_foreach_lerp(to: List, from: List, n: c_int, by: f64) -> c_int;
+    pub(crate) fn ov_round_bf16(to: List, from: List, seeds: *const u64, n: c_int) -> c_int;
+    pub(crate) fn ov_dropout_mask(like: T, p: f64, seed: u64) -> *mut C_tensor;
     pub(crate) fn ov_foreach_zero(tensors: List, n: c_int) -> c_int;
     pub(crate) fn ov_memory_peak(device: c_int) -> i64;
     pub(crate) fn ov_reset_memory_peak(device: c_int) -> c_int;

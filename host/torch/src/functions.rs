@@ -47,6 +47,19 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
     ffi::tensor(unsafe { ffi::ov_silu_mul(gate.as_ptr(), up.as_ptr()) })
 }
 
+/// What dropout multiplies `like` by: zero with probability `p`, otherwise `1 / (1 - p)`. Drawn from `seed` alone, so that a
+/// layer that is computed again drops the same values, and a run that goes on those of an unbroken one. The same seed gives
+/// other values on another kind of device.
+///
+/// # Errors
+/// A probability outside 0 to 1 (1 excluded), or what libtorch throws.
+pub fn dropout_mask(like: &Tensor, p: f64, seed: u64) -> Result<Tensor, TorchError> {
+    check((0.0..1.0).contains(&p), || format!("dropout_mask: p is {p}; it must be at least 0 and below 1"))?;
+    let _guard = tch::no_grad_guard();
+    // SAFETY: a live tensor, borrowed, and plain values.
+    ffi::tensor(unsafe { ffi::ov_dropout_mask(like.as_ptr(), p, seed) })
+}
+
 /// Sum over tokens of the cross-entropy of `hidden_tc @ weight_vc^T` against `targets_t` (i64, all within V): an fp32 scalar.
 /// Logits exist for `chunk` tokens at a time; the gradients are computed in the forward pass.
 ///

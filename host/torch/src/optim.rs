@@ -142,6 +142,35 @@ pub fn foreach_add_(to: &[&Tensor], from: &[&Tensor]) -> Result<(), TorchError> 
     pairs(to, from, ffi::ov_foreach_add)
 }
 
+/// `to[i] += (from[i] - to[i]) * by`: a moving average. All tensors have one kind and one device.
+///
+/// # Errors
+/// Lists of different lengths, or what libtorch throws.
+pub fn foreach_lerp_(to: &[&Tensor], from: &[&Tensor], by: f64) -> Result<(), TorchError> {
+    same_length(&[("targets", to.len()), ("sources", from.len())])?;
+    if to.is_empty() {
+        return Ok(());
+    }
+    let _guard = tch::no_grad_guard();
+    let (to, from) = (ffi::list(to), ffi::list(from));
+    // SAFETY: two arrays of n live tensors, borrowed for the call.
+    ffi::status(unsafe { ffi::ov_foreach_lerp(to.as_ptr(), from.as_ptr(), ffi::count(to.len())?, by) })
+}
+
+/// Rounds the fp32 tensors `from` into the bf16 tensors `to`, each value up or down by a chance that makes its mean the value
+/// ("stochastic rounding"). The chance is drawn from the tensor's number in `seeds` alone: the same call gives the same bits on
+/// one kind of device.
+///
+/// # Errors
+/// Lists of different lengths, or tensors of other kinds or shapes.
+pub fn round_bf16_(to: &[&Tensor], from: &[&Tensor], seeds: &[u64]) -> Result<(), TorchError> {
+    same_length(&[("targets", to.len()), ("sources", from.len()), ("seeds", seeds.len())])?;
+    let _guard = tch::no_grad_guard();
+    let (to, from) = (ffi::list(to), ffi::list(from));
+    // SAFETY: two arrays of n live tensors and one of n numbers, borrowed for the call; kinds and shapes are checked there.
+    ffi::status(unsafe { ffi::ov_round_bf16(to.as_ptr(), from.as_ptr(), seeds.as_ptr(), ffi::count(to.len())?) })
+}
+
 /// Sets every tensor to zero.
 ///
 /// # Errors

@@ -158,6 +158,53 @@ fn adamw_equals_its_formula() {
 }
 
 #[test]
+fn rounding_by_chance_keeps_the_mean_and_repeats() {
+    // An eighth, a half and nothing of the way between two neighbours in bf16, on either side of zero.
+    for (value, below, part) in [(1.0 + 1.0 / 1024.0, 1.0, 0.125), (-3.0 - 1.0 / 128.0, -3.0, 0.5), (2.5e-30, 0.0, 0.0)]
+    {
+        let n = 1 << 16;
+        let from = Tensor::full([n], value, (Kind::Float, Device::Cpu));
+        let rounded = |seed| {
+            let to = Tensor::zeros([n], (Kind::BFloat16, Device::Cpu));
+            ovhost_torch::round_bf16_(&[&to], &[&from], &[seed]).unwrap();
+            to.to_kind(Kind::Double)
+        };
+        let a = rounded(1);
+        assert!(a.equal(&rounded(1)));
+        if part > 0.0 {
+            assert!(!a.equal(&rounded(2)));
+            let up = a.ne(below).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!((up - part).abs() < 0.01, "{value}: {up} of the values, {part} expected");
+            assert!((a.mean(Kind::Double).double_value(&[]) - value).abs() < 1e-2 * value.abs() / 64.0, "{value}");
+        } else {
+            assert!((a.mean(Kind::Double).double_value(&[]) / value - 1.0).abs() < 1e-3);
+        }
+    }
+    let special = Tensor::from_slice(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, -1.5]);
+    let to = Tensor::zeros([5], (Kind::BFloat16, Device::Cpu));
+    ovhost_torch::round_bf16_(&[&to], &[&special], &[9]).unwrap();
+    let to = Vec::<f32>::try_from(to.to_kind(Kind::Float)).unwrap();
+    assert!(to[2].is_nan() && (to[0], to[1], to[3], to[4]) == (f32::INFINITY, f32::NEG_INFINITY, 0.0, -1.5), "{to:?}");
+    assert!(ovhost_torch::round_bf16_(&[&special], &[&special], &[1]).is_err());
+}
+
+#[test]
+fn dropout_masks_come_from_their_seed_alone() {
+    let like = Tensor::zeros([200, 300], (Kind::Float, Device::Cpu));
+    let mask = |seed| ovhost_torch::dropout_mask(&like, 0.25, seed).unwrap();
+    tch::manual_seed(1);
+    let next = Tensor::rand([4], (Kind::Float, Device::Cpu));
+    tch::manual_seed(1);
+    let a = mask(7);
+    assert!(Tensor::rand([4], (Kind::Float, Device::Cpu)).equal(&next), "the process's generator is left alone");
+    assert!(a.equal(&mask(7)) && !a.equal(&mask(8)));
+    let kept = a.ne(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    assert!((kept - 0.75).abs() < 0.01, "{kept}");
+    assert!((a.max().double_value(&[]) - 1.0 / 0.75).abs() < 1e-6);
+    assert!(ovhost_torch::dropout_mask(&like, 1.0, 1).is_err());
+}
+
+#[test]
 fn clip_scales_only_above_the_limit() {
     let a = Tensor::from_slice(&[3f32, 0.0]);
     let b = Tensor::from_slice(&[4f32]);

@@ -9,7 +9,10 @@
 //! ```
 
 pub mod checkpoint;
+pub mod ema;
 pub mod guard;
+pub mod lora;
+pub mod moments;
 pub mod optimizer;
 pub mod recipe;
 mod record;

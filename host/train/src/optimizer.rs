@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use ovhost_model::{Module, Param};
 use tch::{Kind, Tensor};
 
-use crate::recipe::{ModuleConfig, TrainConfig};
+use crate::moments::{Lists, Moments};
+use crate::recipe::TrainConfig;
 
 /// State of one trained parameter.
 struct Slot {
@@ -38,27 +39,27 @@ pub struct AdamW {
     betas: [f64; 2],
     eps: f64,
     clip: f64,
-}
-
-fn module_config(config: &TrainConfig, module: Module) -> &ModuleConfig {
-    match module {
-        Module::Vision => &config.vision,
-        Module::Merger => &config.merger,
-        Module::Language => &config.language,
-    }
+    adapted: Vec<Module>,
+    moments: Moments,
+    /// Updates made so far: what the rounding of bf16 moments is drawn from.
+    updates: u64,
 }
 
 impl AdamW {
-    /// Marks the trained parameters as such, freezes the others, and makes their state.
+    /// Marks the trained parameters as such, freezes the others, and makes their state. Of a module that has adapters only they
+    /// are trained.
     ///
     /// # Errors
     /// Torch errors only.
     pub fn new(params: Vec<Param>, config: &TrainConfig) -> Result<Self> {
         let mut groups: Vec<Group> = Vec::new();
-        for Param { name, tensor, module } in params {
-            let own = module_config(config, module);
-            let tensor = tensor.set_requires_grad(own.train);
-            if !own.train {
+        let mut adapted: Vec<Module> = params.iter().filter(|p| p.adapter).map(|p| p.module).collect();
+        adapted.dedup();
+        for Param { name, tensor, module, adapter } in params {
+            let own = config.module(module);
+            let train = own.train && (adapter || !adapted.contains(&module));
+            let tensor = tensor.set_requires_grad(train);
+            if !train {
                 continue;
             }
             let lr = own.lr.unwrap_or(config.lr);
@@ -68,9 +69,10 @@ impl AdamW {
             let fp32 = tensor.kind() == Kind::Float;
             let master = if fp32 { tensor.shallow_clone() } else { tensor.detach().to_kind(Kind::Float) };
             let state = || master.detach().zeros_like();
+            let moment = || state().to_kind(config.moments.kind());
             let slot = Slot {
-                exp_avg: state(),
-                exp_avg_sq: state(),
+                exp_avg: moment(),
+                exp_avg_sq: moment(),
                 step: Tensor::zeros([], (Kind::Float, tensor.device())),
                 sum: (!fp32).then(state),
                 name,
@@ -82,11 +84,41 @@ impl AdamW {
                 None => groups.push(Group { lr, weight_decay, slots: vec![slot] }),
             }
         }
-        Ok(AdamW { groups, betas: config.betas, eps: config.eps, clip: config.clip_grad_norm })
+        Ok(AdamW {
+            groups,
+            betas: config.betas,
+            eps: config.eps,
+            clip: config.clip_grad_norm,
+            adapted,
+            moments: config.moments,
+            updates: 0,
+        })
+    }
+
+    /// The modules that are trained by adapters.
+    pub fn adapted(&self) -> &[Module] {
+        &self.adapted
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.groups.iter().flat_map(|g| &g.slots)
+    }
+
+    /// What is updated, by name: fp32 masters, or the parameters themselves where those are fp32.
+    pub fn masters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.slots().map(|slot| (slot.name.as_str(), &slot.master))
+    }
+
+    /// Copies the masters to the parameters that are not fp32.
+    ///
+    /// # Errors
+    /// Torch errors only.
+    pub fn write_params(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for slot in self.slots().filter(|slot| slot.sum.is_some()) {
+            slot.param.detach().f_copy_(&slot.master)?;
+        }
+        Ok(())
     }
 
     /// Number of trained values.
@@ -155,24 +187,26 @@ impl AdamW {
         if self.clip > 0.0 {
             ovhost_torch::foreach_clip_(&all, &norm, self.clip).context("clipping the gradients")?;
         }
+        let mut first = 0;
         for (group, grads) in self.groups.iter_mut().zip(&grads) {
             let masters: Vec<Tensor> = group.slots.iter().map(|s| s.master.detach()).collect();
             let list = |f: fn(&Slot) -> &Tensor| group.slots.iter().map(f).collect::<Vec<_>>();
-            ovhost_torch::fused_adamw_(
-                &masters.iter().collect::<Vec<_>>(),
-                &grads.iter().collect::<Vec<_>>(),
-                &list(|s| &s.exp_avg),
-                &list(|s| &s.exp_avg_sq),
-                &list(|s| &s.step),
-                ovhost_torch::AdamWOptions {
-                    lr: group.lr * factor,
-                    beta1: self.betas[0],
-                    beta2: self.betas[1],
-                    weight_decay: group.weight_decay,
-                    eps: self.eps,
-                },
-            )
-            .context("AdamW")?;
+            let lists = Lists {
+                masters: &masters.iter().collect::<Vec<_>>(),
+                grads: &grads.iter().collect::<Vec<_>>(),
+                exp_avgs: &list(|s| &s.exp_avg),
+                exp_avg_sqs: &list(|s| &s.exp_avg_sq),
+                steps: &list(|s| &s.step),
+            };
+            let options = ovhost_torch::AdamWOptions {
+                lr: group.lr * factor,
+                beta1: self.betas[0],
+                beta2: self.betas[1],
+                weight_decay: group.weight_decay,
+                eps: self.eps,
+            };
+            lists.update(options, self.moments, self.updates, first).context("AdamW")?;
+            first += group.slots.len() as u64;
             for slot in &mut group.slots {
                 if let Some(sum) = &mut slot.sum {
                     slot.param.detach().f_copy_(&slot.master)?;
@@ -181,6 +215,7 @@ impl AdamW {
                 slot.param.zero_grad();
             }
         }
+        self.updates += 1;
         Ok(value)
     }
 
@@ -217,6 +252,8 @@ impl AdamW {
         if let Some(extra) = saved.keys().next() {
             anyhow::bail!("the optimiser state has {extra}, which this model does not train");
         }
+        let step = self.slots().next().map_or(Ok(0.0), |slot| slot.step.f_double_value(&[]))?;
+        self.updates = step as u64;
         Ok(())
     }
 }

@@ -11,7 +11,10 @@ use ovhost_model::{Module, Recompute, RecomputePolicy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ema::Export;
 use crate::guard::GuardConfig;
+use crate::lora::LoraConfig;
+use crate::moments::Moments;
 use crate::schedule::Decay;
 
 pub use plugins::{AssetUse, PluginSet, PluginUse};
@@ -136,6 +139,16 @@ pub struct TrainConfig {
     /// Of so many layers one is computed again; 1 is every layer.
     #[serde(default = "one_u32")]
     pub recompute_every: u32,
+    /// fp32; or bf16, which halves the memory of AdamW's moments.
+    #[serde(default)]
+    pub moments: Moments,
+    /// Share of itself that a moving average of the weights keeps at each update, such as 0.999; 0 keeps no average.
+    #[serde(default)]
+    pub ema_decay: f64,
+    /// last: model/ holds the weights after the last update, and model-ema/ their moving average where there is one. ema: model/
+    /// holds the average.
+    #[serde(default)]
+    pub export: Export,
     /// The vision tower.
     #[serde(default)]
     pub vision: ModuleConfig,
@@ -145,6 +158,9 @@ pub struct TrainConfig {
     /// The language model.
     #[serde(default)]
     pub language: ModuleConfig,
+    /// Low-rank adapters; absent trains the weights themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// What is done about losses and gradients that are not finite or far off.
     #[serde(default)]
     pub guard: GuardConfig,
@@ -159,11 +175,19 @@ impl TrainConfig {
         Recompute { policy: self.recompute, every: self.recompute_every }
     }
 
-    /// The modules that are trained.
+    /// The settings of a module.
+    pub fn module(&self, module: Module) -> &ModuleConfig {
+        match module {
+            Module::Vision => &self.vision,
+            Module::Merger => &self.merger,
+            Module::Language => &self.language,
+        }
+    }
+
+    /// The modules that are trained, in full or by adapters.
     pub fn trained(&self) -> Vec<Module> {
-        let modules =
-            [(Module::Vision, &self.vision), (Module::Merger, &self.merger), (Module::Language, &self.language)];
-        modules.into_iter().filter(|(_, config)| config.train).map(|(module, _)| module).collect()
+        let modules = [Module::Vision, Module::Merger, Module::Language];
+        modules.into_iter().filter(|module| self.module(*module).train).collect()
     }
 }
 
@@ -317,6 +341,18 @@ impl Recipe {
             if let Some(lr) = module.lr {
                 ensure!(lr.is_finite() && lr >= 0.0, "train.{name}.lr is {lr}; it must not be negative");
             }
+        }
+        ensure!(
+            (0.0..1.0).contains(&t.ema_decay),
+            "train.ema_decay is {}; it must be at least 0 (no average) and below 1",
+            t.ema_decay
+        );
+        ensure!(
+            t.export == Export::Last || t.ema_decay > 0.0,
+            "train.export is \"ema\", but train.ema_decay is 0: there is no average; set it, to 0.999 for example"
+        );
+        if let Some(lora) = &t.lora {
+            lora.check()?;
         }
         self.data.check()?;
         for beta in t.betas {

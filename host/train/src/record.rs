@@ -79,11 +79,12 @@ impl Run<'_> {
         self.state.tokens += tokens;
         let seconds = started.elapsed().as_secs_f64();
         let train = &self.options.recipe.train;
-        let (trained, recompute) = (train.trained(), train.recompute());
+        let (mut trained, recompute, adapted) = (train.trained(), train.recompute(), self.optimizer.adapted());
+        trained.retain(|module| !adapted.contains(module));
         let mut flops = Flops::default();
         for (micro, targets) in update.micros.iter().zip(&update.targets) {
             let work = Work { cu_seqlens: &micro.cu_seqlens, grid_thw: &micro.grid_thw, learnt: targets.count() };
-            flops += self.model.config().flops(work, &trained, recompute);
+            flops += self.model.config().flops_adapted(work, &trained, adapted, recompute);
         }
         let peak = self.options.recipe.run.peak_tflops * 1e12;
         let share = |flops: f64| (peak > 0.0).then(|| flops / seconds / peak);

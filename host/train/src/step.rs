@@ -41,7 +41,7 @@ impl Run<'_> {
         let config = &self.options.recipe.train;
         let (mean, recompute) = (config.loss, config.recompute());
         let mut loss = 0.0;
-        for (micro, targets) in update.micros.iter().zip(&update.targets) {
+        for (at, (micro, targets)) in update.micros.iter().zip(&update.targets).enumerate() {
             // A micro-batch without learnt tokens is legal and adds nothing.
             if targets.count() == 0 {
                 continue;
@@ -51,6 +51,8 @@ impl Run<'_> {
                 LossMean::MicroMean => targets.count() as f64 * update.micros.len() as f64,
             };
             let input = packed_input(micro, self.options.device)?;
+            // Drawn from the place in the run: a run that goes on drops what an unbroken one does.
+            let _dropout = self.model.dropout(&[self.options.recipe.run.seed, self.state.step, at as u64]);
             loss += self.model.backward(&input, targets, divisor, recompute)?.f_double_value(&[])?;
             self.optimizer.collect()?;
         }
@@ -74,6 +76,9 @@ impl Run<'_> {
         let norm = self.optimizer.update(factor)?;
         if !norm.is_finite() {
             return self.unfit(update, "gradient", loss, norm);
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.optimizer)?;
         }
         self.state.guard.updated(&self.options.recipe.train.guard, loss);
         Ok(Stepped { loss, norm, skipped: false })

@@ -25,7 +25,9 @@ use tracing::{info, warn};
 
 use crate::{
     checkpoint::{self, STATE_VERSION, State},
+    ema::{Ema, Export},
     guard::GuardState,
+    lora,
     optimizer::AdamW,
     recipe::{Precision, Recipe},
     record::StepRecord,
@@ -97,18 +99,22 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         Precision::Bf16 => Kind::BFloat16,
     };
     let source = options.recipe_dir.join(&recipe.model.folder);
-    let weights = start.as_ref().map_or(source.clone(), |(path, _)| path.join("model"));
-    let model = LlavaOnevision::load(&weights, &LoadOptions { device: options.device, kind })
-        .with_context(|| format!("loading the model from {}", weights.display()))?;
-    let mut optimizer = AdamW::new(model.parameters(), &recipe.train)?;
+    let load = LoadOptions { device: options.device, kind };
+    let model = lora::load_model(recipe, &source, start.as_ref().map(|(path, _)| path.as_path()), &load)?;
+    let params = model.parameters().into_iter().chain(model.adapters()).collect();
+    let mut optimizer = AdamW::new(params, &recipe.train)?;
+    let mut ema = (recipe.train.ema_decay > 0.0).then(|| Ema::new(&optimizer, recipe.train.ema_decay));
     let mut state = match start {
         Some((path, mut state)) => {
             // From here on the run is that of the present recipe (they differ only where that was asked for).
             state.recipe = serde_json::to_value(recipe)?;
             state.plugins = options.plugins.clone();
-            optimizer
-                .load_state(checkpoint::read_optimizer(&path)?)
-                .with_context(|| format!("in {}", path.display()))?;
+            let mut saved = checkpoint::read_optimizer(&path)?;
+            if let Some(ema) = &mut ema {
+                ema.load_state(&mut saved).with_context(|| format!("in {}", path.display()))?;
+            }
+            saved.retain(|key, _| !key.starts_with("ema."));
+            optimizer.load_state(saved).with_context(|| format!("in {}", path.display()))?;
             info!("resuming from {} at step {}", path.display(), state.step);
             state
         }
@@ -143,7 +149,8 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         options.device,
         kind_name(kind),
     );
-    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, guards, events, source }.go()
+    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, guards, events, source, ema }
+        .go()
 }
 
 fn kind_name(kind: Kind) -> &'static str {
@@ -186,11 +193,13 @@ fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBu
     let fixed =
         |d: &String| ["run.seed", "data.", "plugins"].iter().any(|k| d.starts_with(k)) && !d.starts_with("data.epochs");
     if let Some(first) = differences.iter().find(|d| fixed(d)) {
+        let from = match path.join("model/config.json").exists() {
+            true => format!(" from its weights with --set model.folder={}", path.join("model").display()),
+            false => String::new(),
+        };
         bail!(
-            "--resume: the data of this run differs from that of {}:\n  {first}\nput it back, or start a new run from its weights with \
-             --set model.folder={}",
-            path.display(),
-            path.join("model").display()
+            "--resume: the data of this run differs from that of {}:\n  {first}\nput it back, or start a new run{from}",
+            path.display()
         );
     }
     if !differences.is_empty() && !options.allow_recipe_change {
@@ -230,6 +239,7 @@ pub(crate) struct Run<'a> {
     pub(crate) guards: Lines,
     pub(crate) events: Option<EventFile>,
     pub(crate) source: PathBuf,
+    pub(crate) ema: Option<Ema>,
 }
 
 impl Run<'_> {
@@ -333,19 +343,36 @@ impl Run<'_> {
         self.state.rejects_bytes = self.rejects.synced_bytes()?;
         self.state.guards_bytes = self.guards.synced_bytes()?;
         let (model, source) = (&self.model, &self.source);
+        let mut tensors = self.optimizer.state();
+        tensors.extend(self.ema.iter().flat_map(Ema::state));
         checkpoint::write(
             &self.folder.checkpoints(),
             self.state.clone(),
-            &self.optimizer.state(),
+            &tensors,
             self.options.recipe.checkpoint.keep,
-            |dir| Ok(model.save_folder(dir, source)?),
+            |dir| lora::save_model(model, dir, source),
         )
         .with_context(|| format!("saving the checkpoint of step {}", self.state.step))
     }
 
-    /// Writes the run's result, whole: what stood there before is replaced by a rename.
-    fn export(&self) -> Result<PathBuf> {
-        let (home, staging) = (self.folder.model(), self.folder.path.join(".tmp-model"));
+    /// Writes the run's results: the model, and the moving average of its weights instead or beside it.
+    fn export(&mut self) -> Result<PathBuf> {
+        let home = self.folder.model();
+        let alone = self.options.recipe.train.export == Export::Ema;
+        if let Some(ema) = &mut self.ema {
+            ema.exchange(&mut self.optimizer)?;
+            let (model, adapter) = if alone { ("model", "adapter") } else { ("model-ema", "adapter-ema") };
+            self.export_as(self.folder.path.join(model), adapter)?;
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.exchange(&mut self.optimizer)?;
+        }
+        if alone { Ok(home) } else { self.export_as(home, "adapter") }
+    }
+
+    /// Writes the weights as they are, whole: what stood there before is replaced by a rename.
+    fn export_as(&self, home: PathBuf, adapter: &str) -> Result<PathBuf> {
+        let staging = self.folder.path.join(".tmp-model");
         if staging.exists() {
             std::fs::remove_dir_all(&staging)?;
         }
@@ -362,6 +389,7 @@ impl Run<'_> {
         if old.exists() {
             std::fs::remove_dir_all(&old)?;
         }
+        lora::export(&self.model, &self.folder.path.join(adapter), &self.source, &self.options.recipe.train)?;
         Ok(home)
     }
 }

@@ -116,7 +116,8 @@ fn one(size: &Size, peers: bool) -> Result<()> {
     let folder = dir.path();
     let (config, batch) = (size.config(), batch(size));
     std::fs::write(folder.join("config.json"), config.to_string())?;
-    let model = LlavaOnevision::random(ModelConfig::from_json(&config.to_string(), size.name)?, 1, Device::Cpu, Kind::Float)?;
+    let model =
+        LlavaOnevision::random(ModelConfig::from_json(&config.to_string(), size.name)?, 1, Device::Cpu, Kind::Float)?;
     let weights: Vec<(String, Tensor)> = model.parameters().into_iter().map(|p| (p.name, p.tensor)).collect();
     let count: usize = weights.iter().map(|(_, tensor)| tensor.numel()).sum();
     Tensor::write_safetensors(&weights, folder.join("model.safetensors"))?;
@@ -179,7 +180,8 @@ pub fn side(folder: &Path) -> Result<()> {
     // A rate of zero: the weights stay, so that every round computes the same and the losses can be compared.
     let settings: TrainConfig = serde_json::from_value(json!({"steps": 1, "lr": 0.0}))?;
     let mut optimizer = AdamW::new(model.parameters(), &settings)?;
-    let mut batch: HashMap<String, Tensor> = Tensor::read_safetensors(folder.join("batch.safetensors"))?.into_iter().collect();
+    let mut batch: HashMap<String, Tensor> =
+        Tensor::read_safetensors(folder.join("batch.safetensors"))?.into_iter().collect();
     let mut take = |name: &str| batch.remove(name).with_context(|| format!("the batch lacks {name}"));
     let (ids, labels, cu, grids) = (take("ids")?, take("labels")?, take("cu_seqlens")?, take("grid_thw")?);
     let [labels, cu, grids] = [labels, cu, grids].map(|t| Vec::<i64>::try_from(t.flatten(0, -1)));

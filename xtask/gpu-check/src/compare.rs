@@ -58,7 +58,12 @@ pub fn run(fixtures: &Path, device: Device) -> Result<Vec<Row>> {
                 worst
             };
             let split = if per_micro == 0 { "one batch" } else { "chunked, accumulated" };
-            rows.push(Row::new(format!("fixtures fp32, recompute {policy:?}, {split}"), report.rows.len(), worst, FP32));
+            rows.push(Row::new(
+                format!("fixtures fp32, recompute {policy:?}, {split}"),
+                report.rows.len(),
+                worst,
+                FP32,
+            ));
             if !report.passed() {
                 println!("{report}");
             }

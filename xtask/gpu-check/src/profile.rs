@@ -64,8 +64,11 @@ pub fn run(size: &str, tokens: i64, device: Device) -> Result<Vec<Row>> {
     let angles = Tensor::f_randn([tokens, c.head_dim / 2], (Kind::Float, device))?;
     add("rope, queries", layers, None, &|| Ok(rope(&q, &angles.f_cos()?, &angles.f_sin()?)?))?;
     for (name, length) in [("attention, samples of 1,024", 1024), ("attention, one sample", tokens)] {
-        let cu: Vec<i32> =
-            (0..tokens).step_by(length.min(tokens) as usize).chain([tokens]).map(i32::try_from).collect::<Result<_, _>>()?;
+        let cu: Vec<i32> = (0..tokens)
+            .step_by(length.min(tokens) as usize)
+            .chain([tokens])
+            .map(i32::try_from)
+            .collect::<Result<_, _>>()?;
         let segments = Segments::new(&cu, device)?;
         let met: f64 = cu.windows(2).map(|p| f64::from(p[1] - p[0]).powi(2) / 2.0).sum();
         let scale = (c.head_dim as f64).powf(-0.5);

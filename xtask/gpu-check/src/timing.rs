@@ -53,7 +53,8 @@ pub fn device_name(device: Device) -> String {
 
 /// Peaks of dense bf16 products by the makers' data sheets, 10¹² a second.
 pub fn peak_tflops(name: &str) -> Option<f64> {
-    let known = [("H200", 989.0), ("H100 PCIe", 756.0), ("H100", 989.0), ("H800", 989.0), ("A100", 312.0), ("A800", 312.0)];
+    let known =
+        [("H200", 989.0), ("H100 PCIe", 756.0), ("H100", 989.0), ("H800", 989.0), ("A100", 312.0), ("A800", 312.0)];
     known.iter().find(|(part, _)| name.contains(part)).map(|(_, peak)| *peak)
 }
 
@@ -97,7 +98,10 @@ pub fn run(size: &str, tokens: i64, steps: usize, device: Device, peak: Option<f
     let lengths: Vec<i64> = (0..tokens).step_by(SAMPLE as usize).map(|at| SAMPLE.min(tokens - at)).collect();
     let pictures = lengths.iter().filter(|&&n| n >= SAMPLE).count();
     let (input, targets) = batch(&lengths, &vec![[1, 32, 32]; pictures], config.image_token_id, device)?;
-    println!("{size}: random weights, bf16 with fp32 masters and moments, {tokens} tokens in {} samples, {pictures} pictures", lengths.len());
+    println!(
+        "{size}: random weights, bf16 with fp32 masters and moments, {tokens} tokens in {} samples, {pictures} pictures",
+        lengths.len()
+    );
     println!("drawing the weights takes a minute on the CPU");
     let model = LlavaOnevision::random(config.clone(), 1, device, Kind::BFloat16)?;
     let settings: TrainConfig = serde_json::from_value(json!({"steps": 1, "lr": 1e-6}))?;

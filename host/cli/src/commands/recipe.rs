@@ -66,6 +66,11 @@ fn keys(root: &Value, node: &Value, path: &str, out: &mut Vec<String>) {
 }
 
 fn target<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
+    // An optional section is "that or null".
+    let node = match node.get("anyOf").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([section, null]) if null.get("type").is_some_and(|t| t == "null") => section,
+        _ => node,
+    };
     let name = node.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/$defs/"));
     name.and_then(|n| root.get("$defs").and_then(|d| d.get(n))).unwrap_or(node)
 }

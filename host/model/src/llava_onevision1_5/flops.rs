@@ -52,6 +52,12 @@ impl ModelConfig {
     /// Operations of one forward and backward pass, with the modules in `trained` trained and the layers computed again as
     /// `recompute` says.
     pub fn flops(&self, work: Work<'_>, trained: &[Module], recompute: Recompute) -> Flops {
+        self.flops_adapted(work, trained, &[], recompute)
+    }
+
+    /// As [`ModelConfig::flops`], with adapters in the layers of the modules in `adapted`: gradients go through those, but their
+    /// weights have none. The adapters' own products, a per cent or so, are left out.
+    pub fn flops_adapted(&self, work: Work<'_>, trained: &[Module], adapted: &[Module], recompute: Recompute) -> Flops {
         let (v, t) = (&self.vision, &self.text);
         let learnt = work.learnt as f64;
         let lengths = work.cu_seqlens.windows(2).map(|pair| f64::from(pair[1] - pair[0]));
@@ -98,12 +104,12 @@ impl ModelConfig {
             }
             total += Flops { model: all * count, hardware: all * count };
         };
-        let vision = trains(Module::Vision);
+        let vision = trains(Module::Vision) || adapted.contains(&Module::Vision);
         // A gradient reaches the decoder's input where something before it is trained, its own embeddings included.
-        let reaches = vision || trains(Module::Merger) || trains(Module::Language);
+        let reaches = vision || !trained.is_empty() || !adapted.is_empty();
         if images > 0.0 {
-            add(embed, 1.0, vision, false);
-            add(block, v.depth as f64, vision, vision);
+            add(embed, 1.0, trains(Module::Vision), false);
+            add(block, v.depth as f64, trains(Module::Vision), vision);
             add(merger, 1.0, trains(Module::Merger), vision);
         }
         let layers = t.num_hidden_layers as f64;

@@ -33,9 +33,9 @@ struct Layer {
     v_proj: Linear,
     o_proj: Linear,
     qk_norm: Option<(RmsNorm, RmsNorm)>,
-    gate_proj: Tensor,
-    up_proj: Tensor,
-    down_proj: Tensor,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
 }
 
 pub(crate) struct Language {
@@ -71,9 +71,9 @@ impl Language {
                     v_proj: attn.linear("v_proj", width, kv_width, c.qkv_bias)?,
                     o_proj: attn.linear("o_proj", q_width, width, c.output_bias)?,
                     qk_norm: if c.qk_norm { Some(norms(&attn)?) } else { None },
-                    gate_proj: mlp.matrix("gate_proj", c.intermediate_size, width)?,
-                    up_proj: mlp.matrix("up_proj", c.intermediate_size, width)?,
-                    down_proj: mlp.matrix("down_proj", width, c.intermediate_size)?,
+                    gate_proj: mlp.linear("gate_proj", width, c.intermediate_size, false)?,
+                    up_proj: mlp.linear("up_proj", width, c.intermediate_size, false)?,
+                    down_proj: mlp.linear("down_proj", c.intermediate_size, width, false)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -90,6 +90,11 @@ impl Language {
 
     pub(crate) fn layer_count(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Every layer that can have an adapter, in the order of the network.
+    pub(crate) fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers.iter_mut().flat_map(Layer::linears)
     }
 
     pub(crate) fn embed(&self, ids_t: &Tensor) -> Result<Tensor> {
@@ -220,22 +225,30 @@ impl Layer {
     /// The second half.
     fn mlp(&self, x_tc: &Tensor) -> Result<Tensor> {
         let h_tc = self.post_attention_layernorm.forward(x_tc)?;
-        let gate = h_tc.f_linear(&self.gate_proj, None::<Tensor>)?;
-        let up = h_tc.f_linear(&self.up_proj, None::<Tensor>)?;
-        let inner = ovhost_torch::silu_mul(&gate, &up)?;
-        Ok(x_tc.f_add(&inner.f_linear(&self.down_proj, None::<Tensor>)?)?)
+        let inner = ovhost_torch::silu_mul(&self.gate_proj.forward(&h_tc)?, &self.up_proj.forward(&h_tc)?)?;
+        Ok(x_tc.f_add(&self.down_proj.forward(&inner)?)?)
     }
 
     fn trains(&self) -> [bool; 2] {
-        let mut attention = vec![&self.input_layernorm.weight];
-        for linear in [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj] {
-            attention.push(&linear.weight);
-            attention.extend(&linear.bias);
-        }
-        if let Some((q, k)) = &self.qk_norm {
-            attention.extend([&q.weight, &k.weight]);
-        }
-        let mlp = [&self.post_attention_layernorm.weight, &self.gate_proj, &self.up_proj, &self.down_proj];
-        [attention.iter().any(|t| t.requires_grad()), mlp.iter().any(|t| t.requires_grad())]
+        let mut norms = vec![&self.input_layernorm];
+        norms.extend(self.qk_norm.iter().flat_map(|(q, k)| [q, k]));
+        let attention = [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj];
+        let mlp = [&self.gate_proj, &self.up_proj, &self.down_proj];
+        [
+            norms.iter().any(|norm| norm.weight.requires_grad()) || attention.iter().any(|linear| linear.trains()),
+            self.post_attention_layernorm.weight.requires_grad() || mlp.iter().any(|linear| linear.trains()),
+        ]
+    }
+
+    fn linears(&mut self) -> [&mut Linear; 7] {
+        [
+            &mut self.q_proj,
+            &mut self.k_proj,
+            &mut self.v_proj,
+            &mut self.o_proj,
+            &mut self.gate_proj,
+            &mut self.up_proj,
+            &mut self.down_proj,
+        ]
     }
 }

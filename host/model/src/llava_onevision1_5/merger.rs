@@ -26,6 +26,11 @@ impl Merger {
         })
     }
 
+    /// Every layer that can have an adapter.
+    pub(crate) fn linears(&mut self) -> [&mut Linear; 2] {
+        [&mut self.mlp_0, &mut self.mlp_2]
+    }
+
     /// Features `[P, W]`, squares contiguous, to tokens `[P / merge², C]`.
     pub(crate) fn forward(&self, x_pw: &Tensor) -> Result<Tensor> {
         let x = self.ln_q.forward(x_pw)?.f_view([-1, self.joined])?;

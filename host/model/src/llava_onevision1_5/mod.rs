@@ -5,6 +5,7 @@
 //!  token ids ─► embeddings ────────────────────── image tokens replaced by ◄───────┘ ─► decoder ─► head
 //! ```
 
+mod adapters;
 mod backward;
 mod config;
 mod flops;

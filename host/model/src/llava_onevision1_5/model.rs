@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,11 +10,12 @@ use super::language::{Attend, Language};
 use super::merger::Merger;
 use super::vision::Vision;
 use super::weights;
-use crate::builder::{Builder, Init, Module, Param, Shared, Source};
+use crate::builder::{Builder, Init, Module, Param, Shared, Source, seeded};
 use crate::cache::KvCache;
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
 use crate::input::{PackedInput, Ready, Targets, host_i64};
+use crate::lora::Adapters;
 
 /// Logits of one chunk of the loss: at most this many values exist at once, 256 MiB in fp32. A GPU wants products of many rows.
 const LOSS_VALUES: i64 = 1 << 26;
@@ -42,6 +42,7 @@ pub struct LlavaOnevision {
     /// None where the head is the embedding.
     lm_head: Option<Tensor>,
     params: Vec<Param>,
+    pub(super) adapters: Option<Adapters>,
     loss_chunk: Option<i64>,
 }
 
@@ -77,11 +78,7 @@ impl LlavaOnevision {
     /// # Errors
     /// What libtorch throws.
     pub fn random(config: ModelConfig, seed: i64, device: Device, kind: Kind) -> Result<Self> {
-        // libtorch's generator belongs to the process: two models drawn at once would mix their numbers.
-        static DRAWING: Mutex<()> = Mutex::new(());
-        let _drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
-        tch::manual_seed(seed);
-        Self::build(config, Source::Random, &LoadOptions { device, kind })
+        seeded(seed, || Self::build(config, Source::Random, &LoadOptions { device, kind }))
     }
 
     fn build(config: ModelConfig, source: Source, options: &LoadOptions) -> Result<Self> {
@@ -121,6 +118,7 @@ impl LlavaOnevision {
             language,
             lm_head,
             params: shared.params,
+            adapters: None,
             loss_chunk: None,
         })
     }
@@ -142,10 +140,7 @@ impl LlavaOnevision {
 
     /// Every parameter once, in the order of the network. The tensors are the model's own.
     pub fn parameters(&self) -> Vec<Param> {
-        self.params
-            .iter()
-            .map(|p| Param { name: p.name.clone(), tensor: p.tensor.shallow_clone(), module: p.module })
-            .collect()
+        self.params.iter().map(Param::share).collect()
     }
 
     /// Tokens per chunk of the loss; by default as many as make 256 MiB of fp32 logits, 64 MiB on the CPU.

@@ -142,6 +142,11 @@ impl Vision {
         })
     }
 
+    /// Every layer that can have an adapter, in the order of the network.
+    pub(crate) fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(|b| [&mut b.qkv, &mut b.proj, &mut b.fc1, &mut b.fc2])
+    }
+
     /// What goes into the first block.
     pub(crate) fn patches(&self, pixels_pc: &Tensor, grids: &[[i64; 3]]) -> Result<Patches> {
         let c = &self.config;
@@ -226,9 +231,8 @@ impl Block {
 
     fn trains(&self) -> [bool; 2] {
         let trains = |norm: &LayerNorm, linears: [&Linear; 2]| {
-            let biases = linears.iter().filter_map(|linear| linear.bias.as_ref());
-            let weights = linears.iter().map(|linear| &linear.weight);
-            weights.chain(biases).chain([&norm.weight, &norm.bias]).any(Tensor::requires_grad)
+            [&norm.weight, &norm.bias].into_iter().any(Tensor::requires_grad)
+                || linears.iter().any(|linear| linear.trains())
         };
         [trains(&self.norm1, [&self.qkv, &self.proj]), trains(&self.norm2, [&self.fc1, &self.fc2])]
     }

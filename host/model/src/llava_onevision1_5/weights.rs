@@ -46,7 +46,7 @@ fn is_companion(name: &str) -> bool {
     known && name != "config.json" && !name.ends_with(".safetensors.index.json")
 }
 
-/// Writes `config.json`, the weights (short names, several files above 5 GB with an index) and copies of the tokenizer,
+/// Writes `config.json`, the weights (adapters merged into them, short names, several files above 5 GB with an index) and copies of the tokenizer,
 /// processor and generation files of `source`. Each file is written under a temporary name, flushed and renamed; weight files
 /// of an earlier model in the folder are removed. The result loads in `transformers` and here.
 ///
@@ -61,7 +61,10 @@ pub fn save_folder(model: &LlavaOnevision, dir: &Path, source: Option<&Path>) ->
         _ => "float32",
     };
     let tensors = model.parameters().into_iter().map(|p| (short_name(&p.name), p.tensor)).collect();
-    save::write_tensors(dir, tensors, SHARD_BYTES)?;
+    save::write_tensors(dir, tensors, SHARD_BYTES, |name, tensor| match &model.adapters {
+        Some(adapters) => adapters.merged(&long_name(name), &tensor),
+        None => Ok(tensor),
+    })?;
     let mut text = serde_json::to_string_pretty(&model.config().to_json(dtype))
         .map_err(|e| ModelError::Weights(format!("config.json: {e}")))?;
     text.push('\n');

@@ -89,12 +89,22 @@ fn config() -> Result<ModelConfig> {
 }
 
 /// Samples of several lengths, one without a picture.
-pub fn batch(lengths: &[i64], grids: &[[i64; 3]], image: i64, device: Device) -> Result<(PackedInput, Targets)> {
+pub fn batch(
+    lengths: &[i64],
+    grids: &[[i64; 3]],
+    config: &ModelConfig,
+    device: Device,
+) -> Result<(PackedInput, Targets)> {
+    let image = config.image_token_id;
+    let merge = config.vision.spatial_merge_size.pow(2);
+    // Below every special token.
+    let words = config.text.vocab_size.min(image).min(config.video_token_id);
+    let dim = config.vision.patch_dim();
     let (mut ids, mut labels, mut positions, mut cu) = (Vec::new(), Vec::new(), Vec::new(), vec![0i32]);
     for (i, &length) in lengths.iter().enumerate() {
-        let pads = grids.get(i).map_or(0, |[_, h, w]| h * w / 4);
+        let pads = grids.get(i).map_or(0, |[_, h, w]| h * w / merge);
         for at in 0..length {
-            let word = (at * 7919 + i as i64 * 104_729) % image;
+            let word = (at * 7919 + i as i64 * 104_729) % words;
             ids.push(if at < pads { image } else { word });
             labels.push(if at < pads + 16 { -100 } else { word });
             positions.push(at);
@@ -102,9 +112,8 @@ pub fn batch(lengths: &[i64], grids: &[[i64; 3]], image: i64, device: Device) ->
         cu.push(i32::try_from(ids.len())?);
     }
     let patches: i64 = grids.iter().map(|[_, h, w]| h * w).sum();
-    let pixels = Tensor::f_arange(patches * 588, (Kind::Float, Device::Cpu))?.f_sin()?.f_view([patches, 588])?;
-    // Words are below the image token's number, and so within the vocabulary.
-    let targets = Targets::new(&labels, &cu, image, device)?;
+    let pixels = Tensor::f_arange(patches * dim, (Kind::Float, Device::Cpu))?.f_sin()?.f_view([patches, dim])?;
+    let targets = Targets::new(&labels, &cu, config.text.vocab_size, device)?;
     let input = PackedInput {
         input_ids_t: Tensor::from_slice(&ids),
         positions_t: Tensor::from_slice(&positions),
@@ -122,10 +131,11 @@ struct Trained {
 }
 
 fn train(kind: Kind, policy: RecomputePolicy, device: Device) -> Result<Trained> {
-    let model = LlavaOnevision::random(config()?, 3, device, kind)?;
+    let config = config()?;
+    let model = LlavaOnevision::random(config.clone(), 3, device, kind)?;
     let settings: TrainConfig = serde_json::from_value(json!({"steps": STEPS, "lr": 1e-3}))?;
     let mut optimizer = AdamW::new(model.parameters(), &settings)?;
-    let (input, targets) = batch(&[300, 41, 170], &[[1, 16, 24], [1, 4, 4]], 500, device)?;
+    let (input, targets) = batch(&[300, 41, 170], &[[1, 16, 24], [1, 4, 4]], &config, device)?;
     let (mut losses, mut grads) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
         let recompute = Recompute { policy, every: 1 };

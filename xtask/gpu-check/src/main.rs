@@ -28,7 +28,7 @@ struct Args {
     /// What is done
     #[arg(long, value_enum, default_value = "all")]
     only: Only,
-    /// Size that is timed: 3b, 4b, 8b, 14b or 32b
+    /// Size that is timed: 3b, 4b, 8b, 14b, 32b, or a config.json
     #[arg(long, default_value = "4b")]
     size: String,
     /// Tokens of a packed batch
@@ -44,7 +44,7 @@ struct Args {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Device; `cpu` times the CPU, which shows that the command works
-    #[arg(long, default_value = "cuda:0")]
+    #[arg(long, default_value = "cuda:0", overrides_with = "device")]
     device: String,
 }
 

@@ -6,7 +6,7 @@ use ovhost_torch::{Segments, attention, linear_cross_entropy, rms_norm, rope, si
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::timing::{median_ms, preset};
+use crate::timing::{config, median_ms};
 
 /// One operation.
 #[derive(Debug, Serialize)]
@@ -25,7 +25,7 @@ pub struct Row {
 /// # Errors
 /// An unknown size, or what libtorch throws.
 pub fn run(size: &str, tokens: i64, device: Device) -> Result<Vec<Row>> {
-    let c = preset(size)?.config().text;
+    let c = config(size)?.text;
     let (width, inner, heads, kv) =
         (c.hidden_size, c.intermediate_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
     let random = |shape: &[i64]| -> Result<Tensor> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ovhost_model::{LlavaOnevision, Module, Preset, Recompute, RecomputePolicy, Work};
+use ovhost_model::{LlavaOnevision, ModelConfig, Module, Preset, Recompute, RecomputePolicy, Work};
 use ovhost_torch::{memory_peak, reset_memory_peak};
 use ovhost_train::{optimizer::AdamW, recipe::TrainConfig};
 use serde::Serialize;
@@ -81,12 +81,17 @@ pub fn median_ms(device: Device, rounds: usize, mut work: impl FnMut() -> Result
     Ok(all[all.len() / 2])
 }
 
-/// The published size of that name.
-pub fn preset(size: &str) -> Result<Preset> {
-    Preset::by_name(size).with_context(|| {
+/// The configuration of a published size, or of a `config.json`.
+pub fn config(size: &str) -> Result<ModelConfig> {
+    if size.ends_with(".json") {
+        let text = std::fs::read_to_string(size).with_context(|| format!("{size} cannot be read"))?;
+        return Ok(ModelConfig::from_json(&text, size)?);
+    }
+    let preset = Preset::by_name(size).with_context(|| {
         let known: Vec<&str> = Preset::ALL.iter().map(|p| p.name()).collect();
-        format!("--size is {size:?}; {} are allowed", known.join(", "))
-    })
+        format!("--size is {size:?}; {} and a config.json are allowed", known.join(", "))
+    })?;
+    Ok(preset.config())
 }
 
 /// Times every policy; prints a table.
@@ -94,10 +99,10 @@ pub fn preset(size: &str) -> Result<Preset> {
 /// # Errors
 /// An unknown size, too little memory, or what libtorch throws.
 pub fn run(size: &str, tokens: i64, steps: usize, device: Device, peak: Option<f64>) -> Result<Vec<Row>> {
-    let config = preset(size)?.config();
+    let config = config(size)?;
     let lengths: Vec<i64> = (0..tokens).step_by(SAMPLE as usize).map(|at| SAMPLE.min(tokens - at)).collect();
     let pictures = lengths.iter().filter(|&&n| n >= SAMPLE).count();
-    let (input, targets) = batch(&lengths, &vec![[1, 32, 32]; pictures], config.image_token_id, device)?;
+    let (input, targets) = batch(&lengths, &vec![[1, 32, 32]; pictures], &config, device)?;
     println!(
         "{size}: random weights, bf16 with fp32 masters and moments, {tokens} tokens in {} samples, {pictures} pictures",
         lengths.len()

@@ -3,10 +3,11 @@
 //! ```text
 //!  bytes ─ decode ─► RGB u8 [h,w,3] ─ smart_resize + bicubic ─► rows of tokens ─ scale, normalise, patchify ─► f32 [patches, 3·t·p·p]
 //!            │                            (resample.rs)                          (one table look-up a value)
-//!            └ decode.rs: header, bounds, Pillow's conversion to RGB
+//!            └ decode.rs: header, bounds, Pillow's conversion to RGB (check.rs: whether it would succeed)
 //! ```
 //! Sizes, grids and token counts need only (width, height), never pixels.
 
+pub mod check;
 pub mod decode;
 pub mod phash;
 pub mod resample;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use check::check;
 pub use decode::{RgbPicture, decode_rgb, header, header_of};
 
 /// Pictures whose header promises more pixels than this are refused before anything is decoded.

@@ -1,7 +1,7 @@
 //! WebDataset tar shards, both ways.
 //!
 //! ```text
-//!  patterns ─ expand.rs ─► paths ─ scan.rs, read.rs ─► index of samples ─► RawSample i, read directly
+//!  patterns ─ expand.rs ─► paths ─ scan.rs, read.rs ─► index of samples ─► RawSample i, read directly (run.rs: many at once)
 //!                                └ indexed.rs ─► byte offsets (NAME.tar.idx) ─► RawSample i, for training
 //!               (object stores, gzip, zstd: places.rs)
 //!  tars of others ─ index.rs ─► NAME.tar.idx, .nv-meta/
@@ -15,6 +15,7 @@ mod index;
 mod indexed;
 mod places;
 mod read;
+mod run;
 mod scan;
 mod section;
 mod write;
@@ -27,6 +28,7 @@ pub use indexed::{IndexedShard, index_path, read_index};
 pub use places::{ShardBytes, count_samples, is_shard_name, measure, shard_stem, stored_size};
 pub(crate) use read::allow_many_files;
 pub use read::{Damage, Member, RawSample, SampleIndex, Shard};
+pub use run::Run;
 pub use write::{Commit, ShardFile, ShardWriter, WriterOptions, WrittenShard, shard_name};
 
 /// What can go wrong with shards as files.

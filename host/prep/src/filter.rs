@@ -8,7 +8,7 @@
 //! filters before it run ahead on all threads, and what it remembers is saved now and then, between two shards.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ovhost_data::columns::Compute;
 use ovhost_data::packed::{Layout, layout_of};
@@ -17,7 +17,7 @@ use ovhost_data::pipeline::{
 };
 use ovhost_data::record::{Record, RecordOptions, Reject};
 use ovhost_data::rejects::Counters;
-use ovhost_data::shards::{Shard, ShardFile, WrittenShard, check_split, measure, shard_stem, write_nv_meta};
+use ovhost_data::shards::{Run, Shard, ShardFile, WrittenShard, check_split, measure, shard_stem, write_nv_meta};
 use ovhost_data::{ChatTokenizer, columns};
 use ovhost_plugin::{OnTrap, Plugin};
 use serde_json::{Value, json};
@@ -195,8 +195,21 @@ struct Chains {
     behind: FilterChain,
 }
 
+/// A shard that is filtered.
+struct Reading<'a> {
+    shard: &'a Shard,
+    /// Its [`Shard::offsets`].
+    offsets: &'a [u64],
+    /// Ordinal of its first sample.
+    first: u64,
+    /// Room for the bytes of chunks, used again and again.
+    rooms: &'a Mutex<Vec<Vec<u8>>>,
+}
+
 /// A chunk after the filters that run ahead.
 struct Judged {
+    /// All of its bytes, where samples are small.
+    run: Option<Run>,
     rows: Vec<Row>,
     rejects: Vec<(usize, Dropped)>,
     read: u64,
@@ -217,18 +230,21 @@ impl Filter<'_> {
     /// Rows `from..to` of a shard through the filters that run ahead.
     fn chunk(
         &self,
-        shard: &Shard,
-        first: u64,
+        reading: &Reading<'_>,
         chain: &mut FilterChain,
         from: usize,
         to: usize,
     ) -> Result<Judged, PrepError> {
+        let Reading { shard, offsets, first, rooms } = *reading;
         let options = RecordOptions { max_pixels: self.settings.max_pixels };
+        let room = rooms.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let run = shard.read_run(offsets, from..to, room.unwrap_or_default());
         let (mut rows, mut rejects) = (Vec::with_capacity(to - from), Vec::new());
         for index in from..to {
-            let record = match self.whole {
-                true => shard.record(index, &options),
-                false => shard.record_by_headers(index, &options),
+            let record = match &run {
+                Some(run) => shard.record_in(run, index, self.whole, &options),
+                None if self.whole => shard.record(index, &options),
+                None => shard.record_by_headers(index, &options),
             };
             match record {
                 Ok(record) => match self.settings.draw.as_ref().map(|draw| draw.keep(&record, shard.path())) {
@@ -249,7 +265,7 @@ impl Filter<'_> {
                 columns::precompute(&mut rows, name, stream.compute);
             }
         }
-        Ok(Judged { rows, rejects, read: (to - from) as u64 })
+        Ok(Judged { run, rows, rejects, read: (to - from) as u64 })
     }
 
     fn save_final(&self, folder: &Path, out: &Path, plan: &Plan) -> Result<(), PrepError> {
@@ -333,11 +349,13 @@ impl Step for Filter<'_> {
         let Chains { ahead, behind } = chains;
         let stream = self.stream();
         let chunks = shard.len().div_ceil(CHUNK);
+        let rooms = Mutex::default();
+        let reading = Reading { shard: &shard, offsets: &offsets, first: input.first, rooms: &rooms };
         let make = |chain: &mut FilterChain, i: usize| {
-            self.chunk(&shard, input.first, chain, i * CHUNK, shard.len().min((i + 1) * CHUNK))
+            self.chunk(&reading, chain, i * CHUNK, shard.len().min((i + 1) * CHUNK))
         };
         let mut take = |judged: Judged| -> Result<(), PrepError> {
-            let Judged { rows, mut rejects, read } = judged;
+            let Judged { run, rows, mut rejects, read } = judged;
             tick(read)?;
             let kept = behind.run(rows, &stream, |at, dropped| rejects.push((at, dropped)))?;
             for row in &kept {
@@ -354,11 +372,15 @@ impl Step for Filter<'_> {
                         rejects.push((row.at, Dropped::Reject(reject)));
                         continue;
                     }
-                    file.write_raw(&row.record.key, &shard.read_raw(&offsets, row.at)?)?;
+                    match run.as_ref().and_then(|run| run.raw(&offsets, row.at)) {
+                        Some(bytes) => file.write_raw(&row.record.key, bytes)?,
+                        None => file.write_raw(&row.record.key, &shard.read_raw(&offsets, row.at)?)?,
+                    }
                 }
                 made.counts.samples += 1;
                 made.counts.images += row.record.media.len() as u64;
             }
+            rooms.lock().unwrap_or_else(PoisonError::into_inner).extend(run.map(Run::into_room));
             rejects.sort_by_key(|(at, _)| *at);
             for (_, dropped) in rejects {
                 made.rejects.push(count_drop(&mut made.counts, dropped));
@@ -376,10 +398,8 @@ impl Step for Filter<'_> {
             made.counts.read += 1;
             made.rejects.push(count_drop(&mut made.counts, Dropped::Reject(damage)));
         }
-        if let Some(mut file) = file.filter(|f| f.samples() > 0) {
-            file.close()?;
-            made.files.push(MadeFile { name, ..MadeFile::of(&file.temporary(), "", file.samples())? });
-            file.publish()?;
+        if let Some(file) = file.filter(|f| f.samples() > 0) {
+            made.files.push(MadeFile::publish(file, name)?);
         }
         Ok(made)
     }

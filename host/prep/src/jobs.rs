@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ovhost_data::rejects::{BudgetWords, Counters, RejectBudget};
+use ovhost_data::shards::ShardFile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -129,6 +130,13 @@ impl MadeFile {
     pub fn of(path: &Path, name: &str, samples: u64) -> Result<Self, PrepError> {
         let bytes = fs::metadata(path).map_err(io(path, "read its size"))?.len();
         Ok(MadeFile { name: name.to_owned(), bytes, sha256: sha256(path)?, samples })
+    }
+
+    /// Closes a shard, puts it in place and describes it, to be called `name`.
+    pub fn publish(mut shard: ShardFile, name: String) -> Result<Self, PrepError> {
+        let written = shard.publish()?;
+        let sha256 = hex(&shard.sha256().unwrap_or_default());
+        Ok(MadeFile { name, bytes: written.bytes, sha256, samples: written.samples })
     }
 }
 

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ovhost_data::packed::{Layout, check_depth, layout_of, reference};
 use ovhost_data::pipeline::{Item, Outcome, PipelineShared, RowPipeline, SampleSource};
@@ -87,7 +87,10 @@ pub struct Worker {
 
 /// The shard that a pipeline reads now.
 struct Current {
-    shard: RwLock<Option<Shard>>,
+    /// With its [`Shard::offsets`].
+    shard: RwLock<Option<(Shard, Vec<u64>)>>,
+    /// Room for the bytes of neighbouring samples.
+    room: Mutex<Vec<u8>>,
     options: RecordOptions,
     /// Whether pictures are read whole, for a plugin that looks into them. A length needs their headers alone.
     whole: AtomicBool,
@@ -95,7 +98,7 @@ struct Current {
 
 impl Current {
     fn with<R>(&self, f: impl FnOnce(&Shard) -> R) -> Option<R> {
-        self.shard.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(f)
+        self.shard.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(shard, _)| f(shard))
     }
 }
 
@@ -109,11 +112,32 @@ impl SampleSource for Current {
             true => shard.record(index as usize, &self.options),
             false => shard.record_by_headers(index as usize, &self.options),
         };
-        self.with(read).unwrap_or_else(|| {
-            let reason = "no shard is open".into();
-            Err(Reject { key: String::new(), shard: String::new(), stage: "read", reason })
-        })
+        self.with(read).unwrap_or_else(none_open)
     }
+
+    /// The items are neighbours.
+    fn records(&self, items: &[Item]) -> Vec<Result<Record, Reject>> {
+        let (Some(first), Some(last)) = (items.first(), items.last()) else { return Vec::new() };
+        let samples = first.index as usize..last.index as usize + 1;
+        let read = |(shard, offsets): &(Shard, Vec<u64>)| {
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            let run = shard.read_run(offsets, samples, std::mem::take(&mut *room))?;
+            let whole = self.whole.load(Ordering::Relaxed);
+            let records =
+                items.iter().map(|item| shard.record_in(&run, item.index as usize, whole, &self.options)).collect();
+            *room = run.into_room();
+            Some(records)
+        };
+        let shard = self.shard.read().unwrap_or_else(PoisonError::into_inner);
+        let run = shard.as_ref().and_then(read);
+        drop(shard);
+        run.unwrap_or_else(|| items.iter().map(|item| self.record(item.shard, item.index)).collect())
+    }
+}
+
+fn none_open() -> Result<Record, Reject> {
+    let reason = "no shard is open".into();
+    Err(Reject { key: String::new(), shard: String::new(), stage: "read", reason })
 }
 
 fn whole(record: Record) -> Result<Record, String> {
@@ -141,7 +165,12 @@ impl Step for Lengths<'_> {
     fn worker(&self) -> Result<Worker, PrepError> {
         let s = self.settings;
         let options = RecordOptions { max_pixels: s.images.max_decode_pixels };
-        let shard = Arc::new(Current { shard: RwLock::default(), options, whole: AtomicBool::new(true) });
+        let shard = Arc::new(Current {
+            shard: RwLock::default(),
+            room: Mutex::default(),
+            options,
+            whole: AtomicBool::new(true),
+        });
         let shared = PipelineShared {
             source: shard.clone(),
             chat: s.chat.clone(),
@@ -182,7 +211,7 @@ impl Step for Lengths<'_> {
             )));
         }
         let (count, offsets, damage) = (shard.len() as u64, shard.offsets(), shard.damage_reject());
-        *worker.shard.shard.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+        *worker.shard.shard.write().unwrap_or_else(PoisonError::into_inner) = Some((shard, offsets.clone()));
         let mut made = Made { counts: Counters { read: count, ..Counters::default() }, ..Made::within(out) };
         let mut lengths: Vec<u8> = Vec::with_capacity(8 * count as usize);
         for first in (0..count).step_by(CHUNK as usize) {

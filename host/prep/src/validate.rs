@@ -16,7 +16,7 @@ mod report;
 use std::path::{Path, PathBuf};
 
 use ovhost_data::image::decode::is_picture_name;
-use ovhost_data::image::{decode_rgb, header};
+use ovhost_data::image::{check, header};
 use ovhost_data::packed::Layout;
 use ovhost_data::pipeline::Outcome;
 use ovhost_data::record::{MOST_TEXT, Record, Reject};
@@ -281,7 +281,7 @@ impl Check<'_> {
         let read = header(bytes, self.settings.max_pixels).and_then(|_| {
             if self.settings.decode {
                 self.report.decoded += 1;
-                decode_rgb(bytes, self.settings.max_pixels)?;
+                check(bytes, self.settings.max_pixels)?;
             }
             Ok(())
         });

@@ -192,10 +192,7 @@ impl<'a> Step for Write<'a> {
             file.write(&key, &parts)?;
             tick(packed)?;
         }
-        file.close()?;
-        let made = MadeFile { name, ..MadeFile::of(&file.temporary(), "", file.samples())? };
-        file.publish()?;
-        Ok(Made { files: vec![made], counts, ..Made::default() })
+        Ok(Made { files: vec![MadeFile::publish(file, name)?], counts, ..Made::default() })
     }
 
     fn finish(&self, out: &Path, done: &[Done], counts: &Counters) -> Result<(), PrepError> {

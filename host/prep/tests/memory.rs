@@ -1,4 +1,4 @@
-//! Packing needs at most 32 bytes a sample beyond a constant, whatever becomes of the samples: counted where every allocation
+//! Every step needs at most 32 bytes a sample beyond a constant, whatever becomes of the samples: counted where every allocation
 //! passes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,8 +12,11 @@ use ovhost_data::shards::ShardFile;
 use ovhost_data::tokenizer_train::train_bpe;
 use ovhost_data::{ChatTokenizer, DataError, ImageProcessor};
 use ovhost_plugin::{Batch, CallCtx, ColumnData, Message, Mode, OnTrap, PackLimits, Packing, Part as Piece, Rendered};
+use ovhost_prep::inspect::{InspectOptions, inspect};
 use ovhost_prep::packs::{PackSpec, pack_lengths};
-use ovhost_prep::{PackSettings, Packed, Part, RunOptions, WORDS, pack};
+use ovhost_prep::stats::{StatsSettings, Tokens, stats};
+use ovhost_prep::validate::{ValidateSettings, validate};
+use ovhost_prep::{ConvertSettings, Converted, Input, PackSettings, Packed, Part, RunOptions, WORDS, convert, pack};
 use serde_json::{Value, json};
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -188,6 +191,106 @@ fn peak_of_pack(shards: &[PathBuf], out: &Path, chat: &Arc<ChatTokenizer>, promp
     let lines = std::fs::read_to_string(out.join("rejects.jsonl")).unwrap().lines().count() as u64;
     assert_eq!(lines, summary.counts.read);
     (peak, summary.counts.read)
+}
+
+/// How the steps below run, with their rejects bounded by nothing.
+fn options<'a>(out: &Path, stop: &'a AtomicBool) -> RunOptions<'a> {
+    RunOptions {
+        out: out.to_owned(),
+        workers: 1,
+        part: Part::default(),
+        budget: RejectBudget { max_rate: 1.0, max_count: None, words: WORDS },
+        stop,
+        progress: &|_| {},
+    }
+}
+
+/// Most bytes in use while `work` runs.
+fn most(work: impl FnOnce()) -> usize {
+    let before = NOW.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    work();
+    PEAK.load(Relaxed) - before
+}
+
+/// Holds a step to the bound: `peak(n)` is what it takes of `n` shards or tables of `each` samples. Few are enough that no buffer
+/// is half full.
+fn bounded(step: &str, each: usize, peak: impl Fn(usize) -> usize) {
+    let _warm = peak(1);
+    let (few, many) = (peak(4), peak(20));
+    let grown = many.saturating_sub(few) as f64 / (16 * each) as f64;
+    println!("{step}: {few} and {many} bytes, {grown:.1} a sample");
+    assert!(grown <= 32.0, "{step}: {grown} bytes a sample");
+    assert!(few > 1000, "{step}: nothing was counted");
+}
+
+#[test]
+fn looking_at_samples_takes_no_memory() {
+    // So that even few samples have more sources than are told apart.
+    const EACH: usize = 3_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = |i: usize| {
+        let path = dir.path().join(format!("s-{i:03}.tar"));
+        let mut file = ShardFile::create(path.clone()).unwrap();
+        // A source and a length of its own for many samples, and some that cannot be read.
+        for k in 0..EACH {
+            let json = format!("{{\"caption\": \"{}\", \"source\": \"s{}\"}}", "word ".repeat(k % 50), i * EACH + k);
+            let bytes = if k % 10 == 0 { b"{".as_slice() } else { json.as_bytes() };
+            file.write(&format!("k{i:03}{k:06}"), &[("json", bytes)]).unwrap();
+        }
+        file.publish().unwrap();
+        path
+    };
+    let shards: Vec<PathBuf> = (0..20).map(shard).collect();
+    let stop = AtomicBool::new(false);
+    bounded("stats", EACH, |n| {
+        let out = tempfile::tempdir().unwrap();
+        let inputs = shards[..n].to_vec();
+        let settings = StatsSettings { inputs, tokens: Tokens::None, source_field: None, max_pixels: 1_000_000 };
+        most(|| assert!(stats(&settings, &options(out.path(), &stop)).unwrap().finished))
+    });
+    bounded("inspect", EACH, |n| {
+        let options = InspectOptions { sample: 0, examples: 3, seed: None, workers: 1, max_pixels: 1_000_000 };
+        most(|| assert_eq!(inspect(&shards[..n], &options, &|| Ok(())).unwrap().len(), 1))
+    });
+    bounded("validate", EACH, |n| {
+        let settings = ValidateSettings {
+            inputs: shards[..n].to_vec(),
+            decode: true,
+            hashes: false,
+            require_images: true,
+            max_pixels: 1_000_000,
+            encoding: None,
+            most: 10,
+            workers: 1,
+        };
+        most(|| assert!(!validate(&settings, &|_| Ok(())).unwrap().clean))
+    });
+}
+
+#[test]
+fn converting_takes_32_bytes_a_row_at_most() {
+    const EACH: usize = 5_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let table = |i: usize| {
+        let path = dir.path().join(format!("t-{i:03}.jsonl"));
+        let row = |k: usize| format!("{{\"id\": \"{i}-{k}\", \"caption\": \"{}\"}}\n", "word ".repeat(k % 50));
+        std::fs::write(&path, (0..EACH).map(row).collect::<String>()).unwrap();
+        path
+    };
+    let tables: Vec<PathBuf> = (0..20).map(table).collect();
+    let stop = AtomicBool::new(false);
+    bounded("convert", EACH, |n| {
+        let out = tempfile::tempdir().unwrap();
+        let mut settings = ConvertSettings::new(Input::Rows(tables[..n].to_vec()));
+        settings.max_count = 1_000;
+        most(|| {
+            let converted = convert(&settings, &options(out.path(), &stop), &|_| ()).unwrap();
+            assert!(matches!(converted, Converted::Written { rows, .. } if rows == (n * EACH) as u64));
+        })
+    });
 }
 
 #[test]

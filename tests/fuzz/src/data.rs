@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ovhost_data::columns::{self, Compute, RowView};
-use ovhost_data::image::{decode_rgb, header};
+use ovhost_data::image::{check, decode_rgb, header};
 use ovhost_data::packed::{check_depth, layout_of, parse};
 use ovhost_data::record::{Record, RecordOptions};
 use ovhost_data::shards::energon::{FieldMap, metadataset, read_part};
@@ -154,10 +154,12 @@ pub fn meta(data: &[u8]) -> Reached {
     }
 }
 
-/// Bytes as a picture: its header, its pixels.
+/// Bytes as a picture: its header, its pixels, and whether it would have any.
 pub fn picture(data: &[u8]) -> Reached {
     let size = header(data, MAX_PIXELS);
-    match (size, decode_rgb(data, MAX_PIXELS)) {
+    let decoded = decode_rgb(data, MAX_PIXELS);
+    assert_eq!(check(data, MAX_PIXELS).is_ok(), decoded.is_ok(), "the check says what decoding says");
+    match (size, decoded) {
         (_, Ok(picture)) => {
             assert_eq!(picture.data.len() as u64, u64::from(picture.width) * u64::from(picture.height) * 3);
             assert!(u64::from(picture.width) * u64::from(picture.height) <= MAX_PIXELS);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,11 +33,20 @@ pub fn ovhost_with(folder: &Path, args: &[&str], code: i32) -> Result<Usage> {
         .stderr(file)
         .spawn()
         .with_context(|| format!("{} could not be started", program.display()))?;
+    // Not the kernel's own figure: that counts what this process held when it began the other.
+    let mut peak = 0;
     let mut status = 0;
     // SAFETY: zero bytes are a valid rusage, a struct of numbers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the process is our child, nobody else waits for it, and both pointers are to live locals that the call writes to.
-    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, 0, &raw mut usage) };
+    let mut wait = || unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    let waited = loop {
+        peak = peak.max(held_at_most(child.id()));
+        match wait() {
+            0 => std::thread::sleep(Duration::from_millis(2)),
+            waited => break waited,
+        }
+    };
     ensure!(waited > 0, "waiting for {}: {}", program.display(), std::io::Error::last_os_error());
     ensure!(
         libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == code,
@@ -45,5 +55,12 @@ pub fn ovhost_with(folder: &Path, args: &[&str], code: i32) -> Result<Usage> {
         std::fs::read_to_string(&output)?
     );
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    Ok(Usage { seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime), peak: usage.ru_maxrss as u64 * 1024 })
+    Ok(Usage { seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime), peak })
+}
+
+/// Most bytes that a running process held so far; 0 when it has ended.
+fn held_at_most(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }

@@ -232,7 +232,8 @@ pub struct ShardBytes(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
-    File(File, PathBuf),
+    /// With its size when it was opened.
+    File(File, PathBuf, u64),
     Object(Object),
 }
 
@@ -241,7 +242,11 @@ impl ShardBytes {
     pub fn open(path: &Path) -> Result<Self, ShardError> {
         Ok(ShardBytes(match Place::of(path) {
             Some(place) => Bytes::Object(object(&place?)?),
-            None => Bytes::File(File::open(path).map_err(io_error(path, "open the shard"))?, path.to_owned()),
+            None => {
+                let file = File::open(path).map_err(io_error(path, "open the shard"))?;
+                let size = file.metadata().map_err(io_error(path, "read the size"))?.len();
+                Bytes::File(file, path.to_owned(), size)
+            }
         }))
     }
 
@@ -249,10 +254,9 @@ impl ShardBytes {
     pub fn read(&self, from: u64, to: u64) -> Result<Vec<u8>, ShardError> {
         match &self.0 {
             Bytes::Object(object) => Ok(object.read_range(from..to)?),
-            Bytes::File(file, path) => {
+            Bytes::File(file, path, size) => {
                 // The offsets may be of a file that is another one now.
-                let size = file.metadata().map_err(io_error(path, "read the size"))?.len();
-                if from > to || to > size {
+                if from > to || to > *size {
                     let (path, reason) = (path.display().to_string(), format!("the file has {size}"));
                     return Err(ShardError::Sample { path, key: String::new(), reason });
                 }

@@ -64,7 +64,7 @@ pub struct Damage {
 pub struct Shard {
     path: PathBuf,
     name: String,
-    file: File,
+    pub(super) file: File,
     unpacked: bool,
     samples: Vec<SampleIndex>,
     end: u64,
@@ -224,7 +224,7 @@ impl Shard {
     }
 
     /// The key of sample `index`, and what `read` makes of each of its members.
-    fn read_with<T>(
+    pub(super) fn read_with<T>(
         &self,
         index: usize,
         read: impl Fn(&Member) -> std::io::Result<T>,

@@ -1,11 +1,14 @@
 //! Samples → numbered tar shards with the same bytes every time, each put in place only when whole.
 //!
 //! A shard is USTAR, parts sorted by name, modification time 0, owner 0. It is written as `NAME.tar.tmp`, synced and
-//! renamed; `NAME.tar.idx` beside it holds the byte offset of every sample and of the end mark (u64, native order).
+//! renamed; `NAME.tar.idx` beside it holds the byte offset of every sample and of the end mark (u64, native order). Its hash is made
+//! while it is written: nothing is read back.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use super::{ShardError, io_error};
 
@@ -65,13 +68,33 @@ pub struct ShardWriter {
 pub struct ShardFile {
     path: PathBuf,
     /// None once it is closed.
-    tar: Option<tar::Builder<BufWriter<File>>>,
+    tar: Option<tar::Builder<BufWriter<Hashed>>>,
+    /// Of the whole file, once it is closed.
+    sha256: Option<[u8; 32]>,
     offsets: Vec<u64>,
     bytes: u64,
     /// The previous key: the same key twice in a row would merge two samples.
     last: String,
     /// Whether the final names are given.
     published: bool,
+}
+
+/// A file whose hash is made as it is written.
+struct Hashed {
+    file: File,
+    hash: Sha256,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl ShardWriter {
@@ -188,8 +211,10 @@ impl ShardFile {
     pub fn create(path: PathBuf) -> Result<Self, ShardError> {
         let temporary = with_suffix(&path, ".tmp");
         let file = File::create(&temporary).map_err(io_error(&temporary, "create"))?;
-        let tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, file));
-        Ok(Self { path, tar: Some(tar), offsets: vec![], bytes: 0, last: String::new(), published: false })
+        // What is hashed should still be in the core's own cache when it is written.
+        let file = BufWriter::with_capacity(1 << 18, Hashed { file, hash: Sha256::new() });
+        let tar = Some(tar::Builder::new(file));
+        Ok(Self { path, tar, sha256: None, offsets: vec![], bytes: 0, last: String::new(), published: false })
     }
 
     /// Adds one sample. Parts are (name after the key's dot, content), in any order.
@@ -252,10 +277,12 @@ impl ShardFile {
         let temporary = self.temporary();
         let written = WrittenShard { path: self.path.clone(), samples: self.samples(), bytes: self.bytes + 2 * BLOCK };
         let Some(tar) = self.tar.take() else { return Ok(written) };
-        tar.into_inner()
+        let hash = tar
+            .into_inner()
             .and_then(|buffer| buffer.into_inner().map_err(|e| e.into_error()))
-            .and_then(|file| file.sync_all())
+            .and_then(|Hashed { file, hash }| file.sync_all().map(|()| hash))
             .map_err(io_error(&temporary, "finish"))?;
+        self.sha256 = Some(hash.finalize().into());
         let index = with_suffix(&with_suffix(&self.path, ".idx"), ".tmp");
         let bytes: Vec<u8> = self.offsets.iter().chain([&self.bytes]).flat_map(|offset| offset.to_ne_bytes()).collect();
         let write = |mut file: File| file.write_all(&bytes).and_then(|()| file.sync_all());
@@ -263,8 +290,13 @@ impl ShardFile {
         Ok(written)
     }
 
+    /// sha256 of the whole tar; none before [`ShardFile::close`].
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        self.sha256
+    }
+
     /// Where the tar lies until it is published.
-    pub fn temporary(&self) -> PathBuf {
+    fn temporary(&self) -> PathBuf {
         with_suffix(&self.path, ".tmp")
     }
 

@@ -90,10 +90,12 @@ impl Tables {
     }
 
     /// Opens the index of a part, to look up places.
-    pub fn open(&self, part: usize) -> Result<Places, PrepError> {
+    /// `ahead`: rows will be asked for in their order.
+    pub fn open(&self, part: usize, ahead: bool) -> Result<Places, PrepError> {
         let path = self.paths[part].clone();
         let file = File::open(&path).map_err(io(&path, "open"))?;
-        Ok(Places { file, path })
+        let entries = self.rows(part)? + 1;
+        Ok(Places { file, path, entries, ahead: if ahead { 256 } else { 2 }, first: 0, read: Vec::new() })
     }
 }
 
@@ -101,15 +103,35 @@ impl Tables {
 pub(super) struct Places {
     file: File,
     path: PathBuf,
+    entries: u64,
+    /// Entries to read at once.
+    ahead: u64,
+    /// Those that were read, and the number of the first.
+    read: Vec<[u8; ENTRY]>,
+    first: u64,
 }
 
 impl Places {
     /// Where a row begins and where the next one does.
-    pub fn of(&self, row: u64) -> Result<(u64, u64), PrepError> {
-        let mut pair = [[0; ENTRY]; 2];
-        let at = row * ENTRY as u64;
-        self.file.read_exact_at(pair.as_flattened_mut(), at).map_err(io(&self.path, "read a row's place in it"))?;
-        Ok((Entry::unpack(&pair[0]).place, Entry::unpack(&pair[1]).place))
+    pub fn of(&mut self, row: u64) -> Result<(u64, u64), PrepError> {
+        let has = |places: &Self| {
+            let at = usize::try_from(row.checked_sub(places.first)?).ok()?;
+            let pair = places.read.get(at..at + 2)?;
+            Some((Entry::unpack(&pair[0]).place, Entry::unpack(&pair[1]).place))
+        };
+        if let Some(pair) = has(self) {
+            return Ok(pair);
+        }
+        let count = self.entries.saturating_sub(row).clamp(2, self.ahead);
+        self.read.resize(count as usize, [0; ENTRY]);
+        let at = row.saturating_mul(ENTRY as u64);
+        let read = self.file.read_exact_at(self.read.as_flattened_mut(), at);
+        if read.is_err() {
+            self.read.clear();
+        }
+        read.map_err(io(&self.path, "read a row's place in it"))?;
+        self.first = row;
+        Ok(has(self).unwrap_or_default())
     }
 }
 

@@ -6,7 +6,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
-use ovhost_data::image::decode::{EXTENSIONS, decode_rgb, extension_of, header, is_picture_name};
+use ovhost_data::image::check;
+use ovhost_data::image::decode::{EXTENSIONS, extension_of, header, is_picture_name};
 use ovhost_data::record::kind_of;
 use ovhost_hf::Blob;
 use serde_json::{Map, Value};
@@ -298,11 +299,7 @@ impl<'a> Shape<'a> {
     /// Whether a picture can be used.
     pub fn check(&self, bytes: &[u8]) -> Result<(), String> {
         let most = self.settings.max_pixels;
-        let checked = if self.settings.verify_images {
-            decode_rgb(bytes, most).map(|_| ())
-        } else {
-            header(bytes, most).map(|_| ())
-        };
+        let checked = if self.settings.verify_images { check(bytes, most) } else { header(bytes, most).map(|_| ()) };
         checked.map_err(|e| e.to_string())
     }
 }

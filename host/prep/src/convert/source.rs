@@ -16,6 +16,9 @@ use super::sample::Shape;
 use super::shards;
 use crate::error::{AFRESH, PrepError, io};
 
+/// Bytes of a table that are read at once, where its rows are taken in order.
+const AHEAD: u64 = 1 << 16;
+
 /// What is converted.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -271,8 +274,22 @@ pub(super) struct Reader<'a> {
     open: Option<(usize, Open)>,
 }
 
+/// Bytes of the part that were read at once, for several rows in a row.
+#[derive(Default)]
+struct Read {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Read {
+    fn get(&self, start: u64, end: u64) -> Option<&[u8]> {
+        let at = |offset: u64| usize::try_from(offset.checked_sub(self.start)?).ok();
+        self.bytes.get(at(start)?..at(end)?)
+    }
+}
+
 enum Open {
-    Places { file: ShardBytes, places: Places },
+    Places { file: ShardBytes, places: Places, read: Read },
     Parquet(Box<Table>),
     Idx(Box<idx::Items>),
 }
@@ -288,22 +305,25 @@ impl Reader<'_> {
         }
         let Some((_, open)) = &mut self.open else { return Ok(Err("it is not open".into())) };
         match open {
-            Open::Places { file, places } => {
-                let path = &self.source.parts[part].path;
+            Open::Places { file, places, read } => {
+                let Part { path, bytes: size, .. } = &self.source.parts[part];
                 let (start, end) = places.of(row)?;
                 // The index was made of this very file, whose size the plan knows.
-                if start > end || end > self.source.parts[part].bytes {
+                if start > end || end > *size {
                     return Err(PrepError::Record {
                         path: path.display().to_string(),
                         why: format!("its index says that row {row} lies at bytes {start} to {end}"),
                         next: AFRESH,
                     });
                 }
-                let bytes = file.read(start, end)?;
-                Ok(match &self.source.kind {
-                    Kind::Shards => shards::sample(&bytes).map(Loaded::Sample),
-                    _ => rows::row(start, &bytes),
-                })
+                if matches!(self.source.kind, Kind::Shards) {
+                    return Ok(shards::sample(&file.read(start, end)?).map(Loaded::Sample));
+                }
+                if read.get(start, end).is_none() {
+                    let ahead = if self.source.scattered { end } else { end.max(start + AHEAD).min(*size) };
+                    *read = Read { start, bytes: file.read(start, ahead)? };
+                }
+                Ok(rows::row(start, read.get(start, end).unwrap_or_default()))
             }
             Open::Parquet(table) => table.read(row),
             Open::Idx(items) => items.read(row),
@@ -314,7 +334,8 @@ impl Reader<'_> {
         let path = &self.source.parts[part].path;
         Ok(match &self.source.kind {
             Kind::Rows | Kind::Shards => {
-                Open::Places { file: ShardBytes::open(path)?, places: self.tables.open(part)? }
+                let places = self.tables.open(part, !self.source.scattered)?;
+                Open::Places { file: ShardBytes::open(path)?, places, read: Read::default() }
             }
             Kind::Parquet(set) => Open::Parquet(Box::new(Table::new(&set.files()[part], self.source.scattered))),
             Kind::Idx(pair) => Open::Idx(Box::new(pair.items()?)),

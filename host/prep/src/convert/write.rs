@@ -277,11 +277,8 @@ impl Shards<'_> {
     }
 
     fn close(&mut self) -> Result<(), PrepError> {
-        let Some(mut open) = self.open.take().filter(|open| open.samples() > 0) else { return Ok(()) };
-        open.close()?;
-        let made = MadeFile { name: self.file_name(), ..MadeFile::of(&open.temporary(), "", open.samples())? };
-        self.files.push(made);
-        open.publish()?;
+        let Some(open) = self.open.take().filter(|open| open.samples() > 0) else { return Ok(()) };
+        self.files.push(MadeFile::publish(open, self.file_name())?);
         Ok(())
     }
 }

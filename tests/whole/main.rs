@@ -16,6 +16,7 @@ mod forge;
 mod infer_eval;
 mod interop;
 mod lab;
+mod live_eval;
 mod lora;
 mod object_stores;
 mod resume;

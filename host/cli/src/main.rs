@@ -5,6 +5,8 @@
 //! ```
 
 mod commands;
+mod live_eval;
+mod training;
 mod wiring;
 
 use std::process::ExitCode;

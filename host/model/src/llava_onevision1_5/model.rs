@@ -22,6 +22,12 @@ const LOSS_VALUES: i64 = 1 << 26;
 /// The same on the CPU, 64 MiB, whose products are as fast with fewer rows.
 const LOSS_VALUES_CPU: i64 = 1 << 24;
 
+/// Tokens per chunk of the loss where nobody says otherwise.
+pub fn default_loss_chunk(config: &ModelConfig, device: Device) -> i64 {
+    let values = if device == Device::Cpu { LOSS_VALUES_CPU } else { LOSS_VALUES };
+    (values / config.text.vocab_size.max(1)).max(64)
+}
+
 /// Where and how a model is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
@@ -148,9 +154,9 @@ impl LlavaOnevision {
         self.loss_chunk = Some(tokens.max(1));
     }
 
-    pub(super) fn chunk(&self) -> i64 {
-        let values = if self.device == Device::Cpu { LOSS_VALUES_CPU } else { LOSS_VALUES };
-        self.loss_chunk.unwrap_or((values / self.config.text.vocab_size).max(64))
+    /// Tokens whose logits exist at a time.
+    pub fn loss_chunk(&self) -> i64 {
+        self.loss_chunk.unwrap_or(default_loss_chunk(&self.config, self.device))
     }
 
     pub(super) fn head(&self) -> &Tensor {
@@ -239,7 +245,7 @@ impl LlavaOnevision {
     pub fn loss_sum_of(&self, input: &PackedInput, targets: &Targets) -> Result<Tensor> {
         let ready = self.ready(input)?;
         let hidden = self.run(input, &ready, Some(&targets.index_n), None)?;
-        Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.chunk())?)
+        Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.loss_chunk())?)
     }
 
     /// Runs prompts, fills the cache, and returns the hidden state of each prompt's last token, `[B, hidden]`.

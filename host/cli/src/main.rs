@@ -5,6 +5,7 @@
 //! ```
 
 mod commands;
+mod dry_run;
 mod live_eval;
 mod training;
 mod wiring;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ovhost_data::blend::Blend;
 use ovhost_data::pipeline::{PluginStages, ShardSource};
 use ovhost_data::shards::expand;
@@ -40,6 +40,7 @@ impl Training {
     /// # Errors
     /// What is missing, damaged or does not go together.
     pub fn open(recipe: Recipe, dir: PathBuf, host: &Host, extra: &[String]) -> Result<Self> {
+        let ranks = Ranks::from_environment()?;
         let kinds = [Kind::Filter, Kind::Prompt, Kind::Packer, Kind::Metric];
         output_path(&recipe.run.folder.to_string_lossy())
             .map_err(|why| anyhow!("run.folder is {}: {why}", recipe.run.folder.display()))?;
@@ -63,10 +64,23 @@ impl Training {
             chat: Arc::new(chat),
             images: Arc::new(images),
             seed: recipe.run.seed,
-            rank: 0,
-            world: 1,
+            rank: ranks.rank,
+            world: ranks.world,
         };
         Ok(Training { recipe, dir, plugins, parts })
+    }
+
+    /// Fails where this process is one of several.
+    ///
+    /// # Errors
+    /// `WORLD_SIZE` is above 1.
+    pub fn refuse_ranks(&self) -> Result<()> {
+        ensure!(
+            self.parts.world == 1,
+            "WORLD_SIZE is {}: training with several processes is not there yet. The data is dealt out among ranks, but gradients              are not summed between them, so each would train a model of its own; start one process without WORLD_SIZE",
+            self.parts.world
+        );
+        Ok(())
     }
 
     /// The run's folder.
@@ -101,7 +115,8 @@ impl Training {
         Ok(out)
     }
 
-    fn held_out(&self, stop: &Arc<AtomicBool>) -> Result<HeldOut> {
+    /// The held-out loss.
+    pub fn held_out(&self, stop: &Arc<AtomicBool>) -> Result<HeldOut> {
         let config = self.recipe.eval.validation_data(&self.recipe.data);
         let source = Blend::of_config(&config, &self.dir)
             .and_then(|blend| ShardSource::open_blend(&blend, self.recipe.data.max_image_pixels))
@@ -115,7 +130,8 @@ impl Training {
         })
     }
 
-    fn asked(&self, stop: &Arc<AtomicBool>) -> Result<Asked> {
+    /// The questions of `eval.shards`.
+    pub fn asked(&self, stop: &Arc<AtomicBool>) -> Result<Asked> {
         let (eval, folder) = (&self.recipe.eval, self.dir.join(&self.recipe.model.folder));
         let paths = expand(&eval.shards, &self.dir).context("eval.shards")?;
         let source = ShardSource::open(&paths, self.parts.images.max_decode_pixels).context("eval.shards")?;
@@ -135,6 +151,32 @@ impl Training {
             out: self.folder().join("eval"),
             stop: Arc::clone(stop),
         })
+    }
+}
+
+/// Which of how many processes this is, as launchers such as torchrun say it.
+struct Ranks {
+    rank: u32,
+    world: u32,
+}
+
+impl Ranks {
+    /// `RANK` and `WORLD_SIZE`; one process where they are not set.
+    fn from_environment() -> Result<Self> {
+        let number = |name: &str| -> Result<Option<u32>> {
+            let Some(text) = std::env::var_os(name) else { return Ok(None) };
+            let text = text.to_string_lossy().into_owned();
+            let value =
+                text.parse().with_context(|| format!("the environment variable {name} is {text:?}, not a number"))?;
+            Ok(Some(value))
+        };
+        let (rank, world) = (number("RANK")?, number("WORLD_SIZE")?.unwrap_or(1));
+        let rank = match (rank, world) {
+            (None, 2..) => bail!("WORLD_SIZE is {world}, but RANK is not set; a launcher such as torchrun sets both"),
+            (rank, _) => rank.unwrap_or(0),
+        };
+        ensure!(rank < world, "RANK is {rank}, but WORLD_SIZE is {world}; it must be below it");
+        Ok(Ranks { rank, world })
     }
 }
 

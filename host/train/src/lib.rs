@@ -16,6 +16,7 @@ pub mod guard;
 pub mod lora;
 pub mod moments;
 pub mod optimizer;
+pub mod plan;
 pub mod recipe;
 mod record;
 pub mod report;

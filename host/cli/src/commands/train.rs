@@ -8,7 +8,7 @@ use ovhost_train::{Recipe, TrainOptions};
 use tracing::info;
 
 use crate::{
-    console,
+    console, dry_run,
     training::{Training, recipe_dir},
     wiring,
 };
@@ -19,6 +19,7 @@ use crate::{
   ovhost train
   ovhost train --recipe examples/easy_vqa/recipe.toml --set train.lr=2e-3 --set run.folder=runs/faster
   ovhost train --plugins packers/padding_free.wasm,filters/caption_quality.wasm
+  ovhost train --dry-run
   ovhost train --resume")]
 pub struct Args {
     /// The recipe; its folder is where its relative paths start
@@ -36,6 +37,12 @@ pub struct Args {
     /// With --resume: go on although the recipe or a plugin has changed
     #[arg(long, requires = "resume")]
     allow_recipe_change: bool,
+    /// Check recipe, data, plugins, weights and disk space, print the plan of memory and time, and train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: print the plan as JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 /// Runs the command.
@@ -43,6 +50,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe, &args.settings)?;
     let device = wiring::device(&recipe.run.device, recipe.run.threads)?;
     let training = Training::open(recipe, recipe_dir(&args.recipe), &wiring::host()?, &args.plugins)?;
+    if args.dry_run {
+        return dry_run::run(&training, device, args.resume, args.json);
+    }
+    training.refuse_ranks()?;
     let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
     let evaluators = training.evaluators(&stop)?;
     let Training { recipe, dir, plugins, parts } = training;

@@ -78,6 +78,17 @@ impl LlavaOnevision {
         Self::build(config, source, options)
     }
 
+    /// Checks the weights of a folder as [`LlavaOnevision::load`] does, by the headers of its files: nothing is read. Returns the
+    /// parameters; their tensors hold no memory.
+    ///
+    /// # Errors
+    /// As [`LlavaOnevision::load`].
+    pub fn check_folder(dir: impl AsRef<Path>) -> Result<Vec<Param>> {
+        let config = ModelConfig::from_folder(&dir)?;
+        let source = Source::Headers(Checkpoint::open_folder(dir.as_ref(), weights::long_name)?);
+        Ok(Self::build(config, source, &LoadOptions { device: Device::Cpu, kind: Kind::Float })?.params)
+    }
+
     /// A model with random weights: matrices N(0, `initializer_range`), norms one, biases zero. The same seed gives the same
     /// weights on every device and in every precision. Sets libtorch's generator.
     ///
@@ -111,7 +122,7 @@ impl LlavaOnevision {
             })?)
         };
         let shared = shared.into_inner();
-        if let Source::Files(checkpoint) = &shared.source {
+        if let Source::Files(checkpoint) | Source::Headers(checkpoint) = &shared.source {
             let tied = config.text.tie_word_embeddings;
             checkpoint.all_taken(|name| weights::ignored(name, tied))?;
         }

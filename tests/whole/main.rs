@@ -11,8 +11,10 @@ mod data_convert;
 mod data_filter;
 mod data_look;
 mod data_pack;
+mod dry_run;
 #[path = "../../host/data/tests/corrupt/forge.rs"]
 mod forge;
+mod guards;
 mod infer_eval;
 mod interop;
 mod lab;

@@ -136,7 +136,7 @@ fn look(training: &Training, device: Device, resume: bool) -> Result<Found> {
     if let Err(refusal) = training.refuse_ranks() {
         problems.push(format!("{refusal:#}"));
     }
-    let disk = plan::disk(recipe, &params, &run);
+    let disk = plan::disk(recipe, &params, &run)?;
     if let Some(free) = disk.free.filter(|free| *free < disk.needed) {
         problems.push(format!(
             "the disk of {} has {} free, the run needs {}: lower checkpoint.keep, or set run.folder to another disk",
@@ -145,7 +145,7 @@ fn look(training: &Training, device: Device, resume: bool) -> Result<Found> {
             size(disk.needed)
         ));
     }
-    let (parameters, trained_parameters) = plan::parameters(recipe, &params);
+    let values = plan::values(recipe, &params)?;
     Ok(Found {
         device: format!("{device:?}"),
         plugins: plugins.provenance(),
@@ -155,12 +155,12 @@ fn look(training: &Training, device: Device, resume: bool) -> Result<Found> {
         weights: Weights {
             folder: folder.display().to_string(),
             tensors: params.len(),
-            parameters,
-            trained_parameters,
+            parameters: values.all,
+            trained_parameters: values.trained,
         },
         memory: plan::memory(recipe, &config, &params, &micro, device)?,
         disk,
-        time: plan::time(recipe, &config, &micro, device)?,
+        time: plan::time(recipe, &config, &values.adapted, &micro, device)?,
         problems,
     })
 }
@@ -227,6 +227,7 @@ fn print(found: &Found, steps: &u64) {
         ("sums of gradients", memory.gradient_sums),
         ("masters", memory.masters),
         ("moments", memory.moments),
+        ("moving average", memory.average),
     ];
     for (name, bytes) in parts.into_iter().filter(|(_, bytes)| *bytes > 0.0) {
         println!("{:<12} {:>10}  {name}", "", size(bytes));

@@ -12,7 +12,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use ovhost_data::loader::MicroBatch;
 use ovhost_model::{
-    Flops, LlavaOnevision, ModelConfig, Param, Recompute, RecomputePolicy, Storage, Targets, Work, default_loss_chunk,
+    Flops, LlavaOnevision, ModelConfig, Module, Param, Recompute, RecomputePolicy, Storage, Targets, Work,
+    default_loss_chunk,
 };
 use serde::Serialize;
 use tch::{Device, Kind};
@@ -39,7 +40,9 @@ pub struct MemoryPlan {
     pub masters: f64,
     /// AdamW's two moments.
     pub moments: f64,
-    /// Activations of the first micro-batch, by recompute policy.
+    /// The moving average of the weights.
+    pub average: f64,
+    /// Activations of the first micro-batch, by recompute policy. Of frozen weights under adapters they are a bound.
     pub activations: Vec<PolicyPlan>,
     /// Tokens whose logits exist at a time.
     pub loss_chunk: i64,
@@ -110,18 +113,71 @@ fn name(policy: RecomputePolicy) -> &'static str {
     }
 }
 
-/// Values of all parameters, and of those that the recipe trains.
-pub fn parameters(recipe: &Recipe, params: &[Param]) -> (f64, f64) {
-    let trained = recipe.train.trained();
-    let count = |p: &Param| p.tensor.numel() as f64;
-    (params.iter().map(count).sum(), params.iter().filter(|p| trained.contains(&p.module)).map(count).sum())
+/// How many values a run has.
+#[derive(Clone, Debug, Serialize)]
+pub struct Values {
+    /// Parameters, adapters included.
+    pub all: f64,
+    /// Those that are trained.
+    pub trained: f64,
+    /// Modules that adapters train, whose own weights are frozen.
+    pub adapted: Vec<Module>,
 }
 
-/// Bytes of a weight, and of what the optimiser keeps for a trained one: its sum of gradients, its master, its moments.
-fn bytes(recipe: &Recipe) -> (f64, [f64; 3]) {
-    match recipe.model.precision {
-        Precision::Fp32 => (4.0, [0.0, 0.0, 8.0]),
-        Precision::Bf16 => (2.0, [4.0, 4.0, 8.0]),
+/// The values of a run on a model with these parameters.
+///
+/// # Errors
+/// `train.lora.targets` that name nothing.
+pub fn values(recipe: &Recipe, params: &[Param]) -> Result<Values> {
+    let count = |p: &Param| p.tensor.numel() as f64;
+    let mut out = Values { all: params.iter().map(count).sum(), trained: 0.0, adapted: Vec::new() };
+    if let Some(lora) = &recipe.train.lora {
+        // What can have an adapter: every linear layer but the head, and the embedding is none.
+        let linear =
+            |p: &&Param| p.tensor.dim() == 2 && !p.name.contains("embed_tokens") && !p.name.starts_with("lm_head");
+        let layers: Vec<(String, &Param)> = params
+            .iter()
+            .filter(linear)
+            .filter_map(|p| Some((p.name.strip_suffix(".weight")?.to_owned(), p)))
+            .collect();
+        let known: Vec<String> = layers.iter().map(|(name, _)| name.clone()).collect();
+        let chosen = lora.select(&known)?;
+        for (_, param) in layers.iter().filter(|(name, _)| chosen.contains(name)) {
+            let values = lora.rank as f64 * param.tensor.size().iter().sum::<i64>() as f64;
+            (out.all, out.trained) = (out.all + values, out.trained + values);
+            if !out.adapted.contains(&param.module) {
+                out.adapted.push(param.module);
+            }
+        }
+    }
+    let full = |p: &&Param| recipe.train.module(p.module).train && !out.adapted.contains(&p.module);
+    out.trained += params.iter().filter(full).map(count).sum::<f64>();
+    Ok(out)
+}
+
+/// Bytes of a weight, and of what is kept for a trained one.
+struct Bytes {
+    weight: f64,
+    sum: f64,
+    master: f64,
+    moments: f64,
+    average: f64,
+}
+
+impl Bytes {
+    fn of(recipe: &Recipe) -> Self {
+        let (weight, wide) = match recipe.model.precision {
+            Precision::Fp32 => (4.0, 0.0),
+            Precision::Bf16 => (2.0, 4.0),
+        };
+        let moments = 2.0 * recipe.train.moments.kind().elt_size_in_bytes() as f64;
+        let average = if recipe.train.ema_decay > 0.0 { 4.0 } else { 0.0 };
+        Bytes { weight, sum: wide, master: wide, moments, average }
+    }
+
+    /// What a checkpoint keeps of a trained value beside the weight.
+    fn state(&self) -> f64 {
+        self.master + self.moments + self.average
     }
 }
 
@@ -136,9 +192,10 @@ pub fn memory(
     micro: &MicroBatch,
     device: Device,
 ) -> Result<MemoryPlan> {
-    let (all, trained) = parameters(recipe, params);
-    let (weight, [sum, master, moments]) = bytes(recipe);
-    let loss_chunk = default_loss_chunk(config);
+    let Values { all, trained, .. } = values(recipe, params)?;
+    let each = Bytes::of(recipe);
+    let Bytes { weight, sum, master, moments, average } = each;
+    let loss_chunk = default_loss_chunk(config, device);
     let storage = Storage { bytes: weight, cpu: device == Device::Cpu, loss_chunk: loss_chunk as f64 };
     let modules = recipe.train.trained();
     let learnt = learnt(micro, config)?;
@@ -161,14 +218,16 @@ pub fn memory(
         let per_token = (more.peak - once.peak) / f64::from(end.max(1));
         plans.push(PolicyPlan { recompute: name(policy), chosen, held: once.held, peak: once.peak, per_token });
     }
-    let fixed = all * weight + trained * (weight + sum + master + moments);
-    let snapshot = if recipe.checkpoint.asynchronous { trained * (weight + master + moments) } else { 0.0 };
+    let fixed = all * weight + trained * (weight + sum + each.state());
+    let copied = recipe.checkpoint.asynchronous && recipe.train.lora.is_none();
+    let snapshot = if copied { trained * (weight + each.state()) } else { 0.0 };
     Ok(MemoryPlan {
         weights: all * weight,
         gradients: trained * weight,
         gradient_sums: trained * sum,
         masters: trained * master,
         moments: trained * moments,
+        average: trained * average,
         activations: plans,
         loss_chunk,
         peak: fixed + peak,
@@ -177,13 +236,19 @@ pub fn memory(
 }
 
 /// The disk space of a run in `folder`.
-pub fn disk(recipe: &Recipe, params: &[Param], folder: &Path) -> DiskPlan {
-    let (all, trained) = parameters(recipe, params);
-    let (weight, [_, master, moments]) = bytes(recipe);
-    let checkpoint = all * weight + trained * (master + moments);
+///
+/// # Errors
+/// As [`values`].
+pub fn disk(recipe: &Recipe, params: &[Param], folder: &Path) -> Result<DiskPlan> {
+    let Values { all, trained, .. } = values(recipe, params)?;
+    let each = Bytes::of(recipe);
+    // With adapters a checkpoint leaves out what is not trained.
+    let weights = if recipe.train.lora.is_some() { trained } else { all };
+    let checkpoint = weights * each.weight + trained * each.state();
     let checkpoints = recipe.checkpoint.keep + usize::from(recipe.checkpoint.best.is_some()) + 1;
-    let needed = checkpoints as f64 * checkpoint + all * weight;
-    DiskPlan { checkpoint, checkpoints, needed, free: free_space(folder) }
+    let models = if recipe.train.ema_decay > 0.0 { 2.0 } else { 1.0 };
+    let needed = checkpoints as f64 * checkpoint + models * all * each.weight;
+    Ok(DiskPlan { checkpoint, checkpoints, needed, free: free_space(folder) })
 }
 
 /// Bytes that may be written below `path`, or below the nearest folder above it that exists.
@@ -202,11 +267,19 @@ fn free_space(path: &Path) -> Option<f64> {
 ///
 /// # Errors
 /// A batch that does not fit the model, or what libtorch throws.
-pub fn time(recipe: &Recipe, config: &ModelConfig, micro: &MicroBatch, device: Device) -> Result<TimePlan> {
+pub fn time(
+    recipe: &Recipe,
+    config: &ModelConfig,
+    adapted: &[Module],
+    micro: &MicroBatch,
+    device: Device,
+) -> Result<TimePlan> {
     let (modules, recompute) = (recipe.train.trained(), recipe.train.recompute());
     let learnt = learnt(micro, config)?;
+    let full: Vec<Module> = modules.iter().copied().filter(|module| !adapted.contains(module)).collect();
+    let whole = config.flops_adapted(work(micro, learnt), &full, adapted, recompute);
+    // What is timed has no adapters and trains all of a module.
     let flops = |config: &ModelConfig| config.flops(work(micro, learnt), &modules, recompute);
-    let whole = flops(config);
     let tokens = micro.input_ids.len().max(1) as f64;
     let most = if device == Device::Cpu { TIMED[0] } else { TIMED[1] };
     let mut cut = config.clone();

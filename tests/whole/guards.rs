@@ -6,16 +6,15 @@ use serde_json::json;
 
 use crate::lab::{Lab, jsonl};
 
-fn text(question: &str, answer: Option<&str>) -> Vec<(&'static str, Vec<u8>)> {
-    let mut messages = vec![json!({"role": "user", "content": question})];
-    messages.extend(answer.map(|answer| json!({"role": "assistant", "content": answer})));
+fn text(question: &str, answer: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let messages = [json!({"role": "user", "content": question}), json!({"role": "assistant", "content": answer})];
     vec![("json", json!({"messages": messages}).to_string().into_bytes())]
 }
 
 #[test]
 fn text_alone_is_learnt() {
     let lab = Lab::new();
-    let samples: Vec<_> = (0..24).map(|i| (format!("t{i:02}"), text("what colour is it?", Some("red")))).collect();
+    let samples: Vec<_> = (0..24).map(|i| (format!("t{i:02}"), text("what colour is it?", "red"))).collect();
     let samples: Vec<_> = samples.iter().map(|(key, parts)| (key.as_str(), parts.clone())).collect();
     lab.write_shard(&samples);
     for (run, policy) in [("runs/a", "none"), ("runs/b", "full"), ("runs/c", "selective")] {
@@ -25,37 +24,6 @@ fn text_alone_is_learnt() {
         assert!(lines.iter().all(|line| line["images"] == 0));
         assert!(losses[19].1 < 0.6 * losses[0].1, "{policy}: {losses:?}");
     }
-}
-
-#[test]
-fn a_micro_batch_without_learnt_tokens_is_legal() {
-    let lab = Lab::new();
-    // Questions without answers among pictures with them: of four micro-batches of an update some learn nothing, and at last an
-    // update has none at all.
-    let samples: Vec<_> = (0..24)
-        .map(|i| (format!("s{i:02}"), if i < 8 { lab.good(i) } else { text("what colour is it?", None) }))
-        .collect();
-    let samples: Vec<_> = samples.iter().map(|(key, parts)| (key.as_str(), parts.clone())).collect();
-    lab.write_shard(&samples);
-    let set = [
-        "data.epochs=1",
-        "data.shuffle_buffer=0",
-        "data.packs_per_batch=1",
-        "data.capacity=64",
-        "train.accumulation=2",
-        "plugins.packer={ plugin = \"packers/sequential.wasm\" }",
-    ];
-    let args: Vec<&str> = ["train"].into_iter().chain(set.iter().flat_map(|pair| ["--set", *pair])).collect();
-    lab.run(&args).ok();
-    let lines = jsonl(lab.at("runs/a/metrics.jsonl"));
-    let learnt: Vec<u64> = lines.iter().map(|line| line["learnt_tokens"].as_u64().unwrap()).collect();
-    assert!(learnt[0] > 0 && learnt.last() == Some(&0), "{learnt:?}");
-    for line in &lines {
-        assert!(line["loss"].as_f64().unwrap().is_finite() && line["grad_norm"].as_f64().unwrap().is_finite());
-    }
-    let weights = lab.weights("runs/a");
-    assert!(lab.at("runs/a/rejects.jsonl").metadata().unwrap().len() == 0, "none is lost");
-    assert_ne!(weights, fs::read(lab.at("model/model.safetensors")).unwrap());
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub use error::ModelError;
 pub use input::{PackedInput, Targets};
 pub use llava_onevision1_5::{
     Activations, Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, Snapshot, Storage, TextConfig, VisionConfig,
-    VisionEps, Work, host_copy, save_folder,
+    VisionEps, Work, default_loss_chunk, host_copy, save_folder,
 };
 pub use lora::{Dropout, LoraOptions};
 pub use verify::{VerifyReport, VerifyWay, verify, verify_in};

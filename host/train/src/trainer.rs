@@ -110,7 +110,7 @@ pub fn train(
     let params = model.parameters().into_iter().chain(model.adapters()).collect();
     let mut optimizer = AdamW::new(params, &recipe.train)?;
     let mut ema = (recipe.train.ema_decay > 0.0).then(|| Ema::new(&optimizer, recipe.train.ema_decay));
-    let mut state = match start {
+    let state = match start {
         Some((path, mut state)) => {
             // From here on the run is that of the present recipe (they differ only where that was asked for).
             state.recipe = serde_json::to_value(recipe)?;

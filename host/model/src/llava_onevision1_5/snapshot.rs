@@ -42,10 +42,12 @@ impl LlavaOnevision {
     pub fn snapshot(&self, spare: Option<Snapshot>) -> Result<Snapshot> {
         let mut old = spare.map(|s| s.params).unwrap_or_default().into_iter();
         let mut params = Vec::new();
-        for Param { name, tensor, module } in self.parameters() {
-            let spare = old.next().filter(|p| p.name == name).map(|p| p.tensor);
-            let tensor = if tensor.requires_grad() { host_copy(&tensor, spare)? } else { tensor };
-            params.push(Param { name, tensor, module });
+        for mut param in self.parameters() {
+            let spare = old.next().filter(|p| p.name == param.name).map(|p| p.tensor);
+            if param.tensor.requires_grad() {
+                param.tensor = host_copy(&param.tensor, spare)?;
+            }
+            params.push(param);
         }
         Ok(Snapshot { config: self.config().clone(), kind: self.kind(), params })
     }

@@ -301,8 +301,15 @@ impl Lab {
     pub fn losses(&self, run: &str) -> Vec<(u64, f64)> {
         jsonl(self.at(run).join("metrics.jsonl"))
             .iter()
+            .filter(|l| l.get("eval").is_none())
             .map(|l| (l["step"].as_u64().unwrap(), l["loss"].as_f64().unwrap()))
             .collect()
+    }
+
+    /// The values of a run's evaluations, by step.
+    pub fn evals(&self, run: &str) -> Vec<(u64, Value)> {
+        let lines = jsonl(self.at(run).join("metrics.jsonl"));
+        lines.iter().filter_map(|l| Some((l["step"].as_u64().unwrap(), l.get("eval")?.clone()))).collect()
     }
 
     /// The bytes of a run's final weights.

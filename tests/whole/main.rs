@@ -11,11 +11,14 @@ mod data_convert;
 mod data_filter;
 mod data_look;
 mod data_pack;
+mod dry_run;
 #[path = "../../host/data/tests/corrupt/forge.rs"]
 mod forge;
+mod guards;
 mod infer_eval;
 mod interop;
 mod lab;
+mod live_eval;
 mod lora;
 mod object_stores;
 mod resume;

@@ -5,6 +5,9 @@
 //! ```
 
 mod commands;
+mod dry_run;
+mod live_eval;
+mod training;
 mod wiring;
 
 use std::process::ExitCode;

@@ -47,6 +47,8 @@ pub struct EvalOptions<'a> {
     pub settings: Value,
     /// Set by a signal handler: save and return.
     pub stop: Arc<AtomicBool>,
+    /// Whether progress is shown.
+    pub progress: bool,
 }
 
 /// Runs the evaluation; `None` where a signal broke it off (the same call goes on later).
@@ -58,7 +60,7 @@ pub fn evaluate(mut options: EvalOptions<'_>) -> Result<Option<Results>> {
     if !answers.is_empty() {
         info!("{} of {total} questions are already answered in {}", answers.len(), options.out.display());
     }
-    let bar = progress(total, answers.len() as u64);
+    let bar = if options.progress { progress(total, answers.len() as u64) } else { ProgressBar::hidden() };
     while (answers.len() as u64) < total {
         let from = answers.len() as u64;
         let to = (from + options.batch_size as u64).min(total);
@@ -66,7 +68,7 @@ pub fn evaluate(mut options: EvalOptions<'_>) -> Result<Option<Results>> {
         file.append(&batch)?;
         answers.extend(batch);
         bar.set_position(answers.len() as u64);
-        if bar.is_hidden() && answers.len() / 1000 > from as usize / 1000 {
+        if options.progress && bar.is_hidden() && answers.len() / 1000 > from as usize / 1000 {
             info!("{} of {total} questions answered", answers.len());
         }
         if options.stop.load(Ordering::SeqCst) {

@@ -65,6 +65,8 @@ pub(crate) enum Init {
 pub(crate) enum Source {
     Random,
     Files(Checkpoint),
+    /// Files whose names and shapes are checked: every tensor is one number, seen many times.
+    Headers(Checkpoint),
 }
 
 pub(crate) struct Shared {
@@ -105,6 +107,10 @@ impl<'a> Builder<'a> {
         let (device, kind) = (shared.device, shared.kind);
         let tensor = match &mut shared.source {
             Source::Files(checkpoint) => checkpoint.take(&name, shape)?.f_to_device(device)?.f_to_kind(kind)?,
+            Source::Headers(checkpoint) => {
+                checkpoint.expect(&name, shape)?;
+                Tensor::f_zeros([1], (kind, device))?.f_expand(shape, false)?
+            }
             // Drawn on the CPU in fp32, so that a seed means the same weights on every device and in every precision.
             Source::Random => {
                 let options = (Kind::Float, Device::Cpu);

@@ -203,6 +203,12 @@ impl Checkpoint {
 
     /// The parameter `name`, checked against the shape that the configuration wants.
     pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.expect(name, shape)?;
+        self.tensor(name)
+    }
+
+    /// As [`Checkpoint::take`], without reading the tensor.
+    pub(crate) fn expect(&mut self, name: &str, shape: &[i64]) -> Result<()> {
         let Some(entry) = self.entries.get(name) else {
             let end = name.rsplit('.').take(2).collect::<Vec<_>>();
             let near = self.entries.iter().find(|(n, e)| {
@@ -234,9 +240,8 @@ impl Checkpoint {
                 entry.kind
             )));
         }
-        let tensor = self.tensor(name)?;
         self.taken.insert(name.to_owned());
-        Ok(tensor)
+        Ok(())
     }
 
     /// An error if a tensor was not asked for, other than those that `ignored` accepts.

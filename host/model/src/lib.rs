@@ -28,7 +28,8 @@ pub use checkpoint::Checkpoint;
 pub use error::ModelError;
 pub use input::{PackedInput, Targets};
 pub use llava_onevision1_5::{
-    Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, TextConfig, VisionConfig, VisionEps, Work, save_folder,
+    Activations, Flops, LlavaOnevision, LoadOptions, ModelConfig, Preset, Snapshot, Storage, TextConfig, VisionConfig,
+    VisionEps, Work, default_loss_chunk, host_copy, save_folder,
 };
 pub use lora::{Dropout, LoraOptions};
 pub use verify::{VerifyReport, VerifyWay, verify, verify_in};

@@ -71,7 +71,7 @@ impl View for &Bytes {
             return Cow::Borrowed(&[]);
         }
         // SAFETY: the tensor is contiguous, on the CPU, lives as long as self, and has exactly n bytes; nobody writes to it
-        // while the slice is read, as saving runs on the thread that would train.
+        // while the slice is read: saving runs on the thread that would train, or beside it on copies and frozen weights.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), n) })
     }
 

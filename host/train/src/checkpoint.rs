@@ -3,9 +3,10 @@
 //! ```text
 //!  checkpoints/.tmp-step-N/   written and fsynced      rename      checkpoints/step-N/
 //!      model/                 a model folder           ──────►         state.json last: it lists every file's size
-//!      optimizer.safetensors  moments, masters
+//!      optimizer.safetensors  moments, masters                     checkpoints/best ─► step-M, where the recipe asks for it
 //!      state.json             step, data position, sizes
 //! ```
+//! Of those before it the newest stay, and the best one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,7 @@ use ovhost_data::loader::LoaderState;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::guard::GuardState;
+use crate::{evaluation::Best, guard::GuardState};
 
 /// What a run needs beside tensors to go on exactly.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +43,12 @@ pub struct State {
     /// What the guards remember.
     #[serde(default)]
     pub guard: GuardState,
+    /// The last step that was evaluated.
+    #[serde(default)]
+    pub evaluated: u64,
+    /// The step that did best, whose checkpoint stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// The recipe as resolved.
     pub recipe: serde_json::Value,
     /// Identity (name, sha256, resolved configuration) of every plugin.
@@ -54,7 +61,37 @@ pub struct State {
 /// Present version of [`State`].
 pub const STATE_VERSION: u32 = 1;
 
-/// Writes the checkpoint `step-N` and removes all but the newest `keep`. `write_model` fills the given model folder.
+impl State {
+    /// The state after `step` updates of a run of which nothing else is known yet.
+    pub fn new(step: u64) -> Self {
+        State {
+            version: STATE_VERSION,
+            step,
+            tokens: 0,
+            data: None,
+            metrics_bytes: 0,
+            rejects_bytes: 0,
+            guards_bytes: 0,
+            guard: GuardState::default(),
+            evaluated: 0,
+            best: None,
+            recipe: serde_json::Value::Null,
+            plugins: serde_json::Value::Null,
+            files: BTreeMap::new(),
+        }
+    }
+}
+
+/// Name of the checkpoint of `step`.
+pub fn name(step: u64) -> String {
+    format!("step-{step}")
+}
+
+/// Writes the checkpoint `step-N` and removes those before it but for the newest `keep` and the best. `write_model` fills the
+/// given model folder.
+///
+/// # Errors
+/// The disk is full or refuses otherwise; what was there before is then still there.
 pub fn write(
     folder: &Path,
     mut state: State,
@@ -62,8 +99,8 @@ pub fn write(
     keep: usize,
     write_model: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let step = state.step;
-    let staging = folder.join(format!(".tmp-step-{step}"));
+    let (step, best) = (state.step, state.best.as_ref().map(|best| best.step));
+    let staging = folder.join(format!("{STAGING}{step}"));
     if staging.exists() {
         fs::remove_dir_all(&staging)?;
     }
@@ -73,18 +110,55 @@ pub fn write(
     state.files = sizes(&staging)?;
     write_synced(&staging.join("state.json"), &serde_json::to_vec(&state)?)?;
     sync_tree(&staging)?;
-    let home = folder.join(format!("step-{step}"));
+    let (home, old) = (folder.join(name(step)), folder.join(format!("{OLD}{step}")));
     if home.exists() {
-        fs::remove_dir_all(&home)?;
+        // Aside, not away: at no moment is there neither of the two.
+        fs::rename(&home, &old).with_context(|| format!("moving {} aside", home.display()))?;
     }
     fs::rename(&staging, &home).with_context(|| format!("renaming {} to {}", staging.display(), home.display()))?;
     sync_dir(folder)?;
+    if old.exists() {
+        fs::remove_dir_all(&old)?;
+    }
+    if let Some(best) = best {
+        mark_best(folder, best)?;
+    }
+    prune(folder, step, keep, best)?;
+    Ok(home)
+}
+
+/// What is being written, and what is being replaced.
+const STAGING: &str = ".tmp-step-";
+const OLD: &str = ".old-step-";
+
+/// Removes the checkpoints before `step`, but for the newest `keep` (that of `step` is one) and the best. Those behind `step`
+/// are left: they are damaged, or the run would have gone on from them, and are no reason to remove a whole one.
+fn prune(folder: &Path, step: u64, keep: usize, best: Option<u64>) -> Result<()> {
     let mut all = list(folder)?;
+    all.retain(|(other, _)| *other <= step);
     all.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    for (_, old) in all.into_iter().skip(keep) {
+    for (_, old) in all.into_iter().skip(keep).filter(|(step, _)| Some(*step) != best) {
         fs::remove_dir_all(&old).with_context(|| format!("removing the old checkpoint {}", old.display()))?;
     }
-    Ok(home)
+    Ok(())
+}
+
+/// Lets the link `best` lead to the checkpoint of `step`.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn mark_best(folder: &Path, step: u64) -> Result<()> {
+    let (link, staging, target) = (folder.join("best"), folder.join(".tmp-best"), name(step));
+    if fs::read_link(&link).is_ok_and(|to| to == Path::new(&target)) {
+        return Ok(());
+    }
+    if staging.is_symlink() {
+        fs::remove_file(&staging)?;
+    }
+    std::os::unix::fs::symlink(&target, &staging)
+        .and_then(|()| fs::rename(&staging, &link))
+        .with_context(|| format!("linking {} to {target}", link.display()))?;
+    sync_dir(folder)
 }
 
 /// A checkpoint's folder and state.
@@ -126,18 +200,32 @@ pub fn open(path: &Path) -> Result<State> {
     Ok(state)
 }
 
-/// Removes what an interrupted write left behind.
-pub fn clean(folder: &Path) -> Result<()> {
+/// Puts right what an interrupted write left behind: half-written checkpoints go, one that was to be replaced comes back.
+/// Returns the half-written ones' names.
+///
+/// # Errors
+/// The folder cannot be read or written.
+pub fn clean(folder: &Path) -> Result<Vec<String>> {
+    let mut halves = Vec::new();
     if !folder.exists() {
-        return Ok(());
+        return Ok(halves);
     }
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-step-")) {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix(STAGING) {
             fs::remove_dir_all(&path)?;
+            halves.push(format!("step-{step}"));
+        } else if let Some(step) = name.strip_prefix(OLD) {
+            let home = folder.join(format!("step-{step}"));
+            if home.exists() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::rename(&path, &home)?;
+            }
         }
     }
-    Ok(())
+    Ok(halves)
 }
 
 fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
@@ -218,25 +306,13 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn state(step: u64) -> State {
-        State {
-            version: STATE_VERSION,
-            step,
-            tokens: 0,
-            data: None,
-            metrics_bytes: 0,
-            rejects_bytes: 0,
-            guards_bytes: 0,
-            guard: GuardState::default(),
-            recipe: serde_json::Value::Null,
-            plugins: serde_json::Value::Null,
-            files: BTreeMap::new(),
-        }
+    fn save(dir: &Path, step: u64) -> PathBuf {
+        save_state(dir, State::new(step))
     }
 
-    fn save(dir: &Path, step: u64) -> PathBuf {
-        let tensors = [("exp_avg.w".to_owned(), Tensor::from_slice(&[step as f32, 2.0]))];
-        write(dir, state(step), &tensors, 2, |model| {
+    fn save_state(dir: &Path, state: State) -> PathBuf {
+        let tensors = [("exp_avg.w".to_owned(), Tensor::from_slice(&[state.step as f32, 2.0]))];
+        write(dir, state, &tensors, 2, |model| {
             fs::create_dir_all(model)?;
             Ok(fs::write(model.join("config.json"), b"{}")?)
         })
@@ -275,7 +351,56 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(".tmp-step-7")).unwrap();
         assert!(newest(dir.path()).unwrap().0.is_none());
-        clean(dir.path()).unwrap();
+        assert_eq!(clean(dir.path()).unwrap(), ["step-7"]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    fn steps(dir: &Path) -> Vec<u64> {
+        let mut steps: Vec<u64> = list(dir).unwrap().into_iter().map(|(s, _)| s).collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    #[test]
+    fn the_best_stays_and_a_link_leads_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let best = |step, value| Some(Best { metric: "loss".into(), mode: crate::recipe::Mode::Min, value, step });
+        for step in [1, 2, 3, 4] {
+            save_state(dir.path(), State { best: best(2, 0.5), ..State::new(step) });
+        }
+        assert_eq!(steps(dir.path()), [2, 3, 4]);
+        assert_eq!(fs::read_link(dir.path().join("best")).unwrap(), Path::new("step-2"));
+        assert!(dir.path().join("best/state.json").is_file());
+        save_state(dir.path(), State { best: best(5, 0.4), ..State::new(5) });
+        assert_eq!(steps(dir.path()), [4, 5], "the former best goes like any other");
+        assert_eq!(fs::read_link(dir.path().join("best")).unwrap(), Path::new("step-5"));
+    }
+
+    #[test]
+    fn damaged_ones_behind_cost_no_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for step in [8, 9] {
+            fs::write(save(dir.path(), step).join("state.json"), b"{").unwrap();
+        }
+        for step in [5, 6, 7] {
+            save(dir.path(), step);
+        }
+        assert_eq!(steps(dir.path()), [6, 7, 8, 9]);
+        assert_eq!(newest(dir.path()).unwrap().0.unwrap().1.step, 7);
+    }
+
+    #[test]
+    fn one_that_was_to_be_replaced_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = save(dir.path(), 3);
+        fs::rename(&home, dir.path().join(".old-step-3")).unwrap();
+        clean(dir.path()).unwrap();
+        assert_eq!(newest(dir.path()).unwrap().0.unwrap().1.step, 3);
+        fs::create_dir(dir.path().join(".old-step-3")).unwrap();
+        clean(dir.path()).unwrap();
+        assert!(home.is_dir() && !dir.path().join(".old-step-3").exists());
+        // Written again, it is replaced.
+        save(dir.path(), 3);
+        assert_eq!(steps(dir.path()), [3]);
     }
 }

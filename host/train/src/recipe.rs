@@ -1,6 +1,8 @@
 //! The recipe: one TOML file per run. Every key is declared once, here or in the crate that it configures, with its
 //! documentation; parsing, error messages, `ovhost recipe keys` and the editor schema come from these declarations.
 
+mod checkpoint;
+mod eval;
 mod plugins;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::lora::LoraConfig;
 use crate::moments::Moments;
 use crate::schedule::Decay;
 
+pub use checkpoint::{BestConfig, CheckpointConfig, Mode};
+pub use eval::EvalConfig;
 pub use plugins::{AssetUse, PluginSet, PluginUse};
 
 /// A whole recipe.
@@ -37,7 +41,7 @@ pub struct Recipe {
     /// When the run is saved.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
-    /// What `ovhost eval` does with this recipe.
+    /// What the model is measured by, by `ovhost eval` and in the middle of the run.
     #[serde(default)]
     pub eval: EvalConfig,
 }
@@ -219,36 +223,6 @@ impl Default for ModuleConfig {
     }
 }
 
-/// `[checkpoint]`
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointConfig {
-    /// Steps between checkpoints; 0 writes one only at the end or when interrupted.
-    pub every: u64,
-    /// Newest checkpoints that stay on disk.
-    pub keep: usize,
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        CheckpointConfig { every: 500, keep: 2 }
-    }
-}
-
-/// `[eval]`
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalConfig {
-    /// Shards to evaluate on, relative to the recipe.
-    pub shards: Vec<String>,
-    /// Most tokens of an answer; the model folder's generation_config.json decides if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_new_tokens: Option<usize>,
-    /// Questions answered at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub batch_size: Option<usize>,
-}
-
 fn one() -> u64 {
     1
 }
@@ -269,13 +243,12 @@ fn default_eps() -> f64 {
 }
 
 /// Keys that say how a run is carried out and not what it computes: they may differ when it is resumed.
-const CONTROL_KEYS: [&str; 10] = [
+const CONTROL_KEYS: [&str; 9] = [
     "run.folder",
     "run.device",
     "run.peak_tflops",
     "run.tensorboard",
-    "checkpoint.every",
-    "checkpoint.keep",
+    "checkpoint",
     "data.workers",
     "data.prefetch",
     "train.log_every",
@@ -365,8 +338,8 @@ impl Recipe {
         if !(t.vision.train || t.merger.train || t.language.train) {
             bail!("train.vision, train.merger and train.language are all frozen: nothing would be trained");
         }
-        ensure!(self.checkpoint.keep > 0, "checkpoint.keep is 0; the newest checkpoint must stay");
-        Ok(())
+        self.eval.check()?;
+        self.checkpoint.check(&self.eval)
     }
 
     /// JSON Schema of a recipe, for editors.

@@ -6,6 +6,8 @@
 //! ```
 //! Several runs are drawn over each other, a colour each.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use minijinja::{Environment, Value as Shown, context};
 use plotters::prelude::*;
 use serde_json::Value;
+
+use crate::evaluation::LOSS;
+use crate::recipe::BestConfig;
 
 /// Most points of a curve.
 const POINTS: usize = 1000;
@@ -34,14 +39,23 @@ const COLOURS: [RGBColor; MOST_RUNS] = [
 
 /// A chart: the key of metrics.jsonl, its title, the factor of what is shown, and whether its axis is logarithmic.
 struct Chart {
-    key: &'static str,
-    title: &'static str,
+    key: Cow<'static, str>,
+    title: Cow<'static, str>,
     times: f64,
     log: bool,
+    /// Of the evaluations' values rather than the steps'.
+    eval: bool,
 }
 
 const fn chart(key: &'static str, title: &'static str, times: f64, log: bool) -> Chart {
-    Chart { key, title, times, log }
+    Chart { key: Cow::Borrowed(key), title: Cow::Borrowed(title), times, log, eval: false }
+}
+
+/// The chart of a value that evaluations give.
+fn eval_chart(name: &str) -> Chart {
+    let title =
+        if name == LOSS { "Held-out loss (nats per learnt token)".into() } else { format!("{name} of evaluations") };
+    Chart { key: name.to_owned().into(), title: title.into(), times: 1.0, log: name == LOSS, eval: true }
 }
 
 const CHARTS: [Chart; 10] = [
@@ -87,10 +101,16 @@ impl Run {
         let count = |name: &str| fs::read_to_string(folder.join(name)).map_or(0, |text| text.lines().count());
         let mut facts = Vec::new();
         let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
-        let last = lines_.last().cloned().unwrap_or_default();
+        let last = lines_.iter().rfind(|line| line.get("eval").is_none()).cloned().unwrap_or_default();
+        let last_eval = lines_.iter().rfind(|line| line.get("eval").is_some());
         let number = |key: &str| last.get(key).and_then(Value::as_f64);
         fact("steps", last["step"].to_string());
         fact("last loss", number("loss").map_or("not finite".into(), |loss| format!("{loss:.4}")));
+        if let Some(line) = last_eval {
+            let values = line["eval"].as_object().into_iter().flatten();
+            let words: Vec<_> = values.map(|(name, value)| format!("{name} {value}")).collect();
+            fact("last evaluation", format!("{}, after step {}", words.join(", "), line["step"]));
+        }
         let sum = |key: &str| lines_.iter().filter_map(|line| line[key].as_f64()).sum::<f64>();
         fact("tokens in the lines", format!("{:.3e}", sum("tokens")));
         fact("skipped updates", lines_.iter().filter(|line| line["skipped"] == true).count().to_string());
@@ -104,6 +124,9 @@ impl Run {
                     fact(&key.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), String::from));
                 }
             }
+            if let Some(words) = best(&lines_, &record["recipe"]["checkpoint"]["best"]) {
+                fact("best checkpoint", words);
+            }
             fact("recipe", serde_json::to_string_pretty(&record["recipe"])?);
         }
         Ok(Self { name: folder.display().to_string(), lines: lines_, facts })
@@ -114,7 +137,10 @@ impl Run {
         let all: Vec<(f64, f64)> = self
             .lines
             .iter()
-            .filter_map(|line| Some((line["step"].as_f64()?, line[chart.key].as_f64()? * chart.times)))
+            .filter_map(|line| {
+                let values = if chart.eval { line.get("eval")? } else { line };
+                Some((line["step"].as_f64()?, values.get(chart.key.as_ref())?.as_f64()? * chart.times))
+            })
             .filter(|(_, value)| value.is_finite() && (!chart.log || *value > 0.0))
             .collect();
         let mean = |part: &[(f64, f64)]| {
@@ -123,6 +149,25 @@ impl Run {
         };
         all.chunks(all.len().div_ceil(POINTS).max(1)).map(mean).collect()
     }
+}
+
+/// The evaluation that the recipe's `checkpoint.best` keeps, in words.
+fn best(lines: &[Value], config: &Value) -> Option<String> {
+    let config: BestConfig = serde_json::from_value(config.clone()).ok()?;
+    let value = |line: &Value| line.get("eval")?.get(&config.metric)?.as_f64();
+    let mut best: Option<(f64, &Value)> = None;
+    for (value, line) in lines.iter().filter_map(|line| Some((value(line)?, line))) {
+        if best.is_none_or(|(old, _)| config.mode.better(value, old)) {
+            best = Some((value, &line["step"]));
+        }
+    }
+    best.map(|(value, step)| format!("step {step}: {} {value}", config.metric))
+}
+
+/// The names of all values that the runs' evaluations gave.
+fn eval_names(runs: &[Run]) -> BTreeSet<&str> {
+    let evals = runs.iter().flat_map(|run| &run.lines).filter_map(|line| line.get("eval")?.as_object());
+    evals.flat_map(|values| values.keys().map(String::as_str)).collect()
 }
 
 /// Draws one chart; None where no run has such numbers.
@@ -141,7 +186,7 @@ fn draw(chart: &Chart, runs: &[Run]) -> Result<Option<String>> {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let failed = |e: &dyn std::fmt::Display| anyhow::anyhow!("drawing {}: {e}", chart.title);
         let mut builder = ChartBuilder::on(&root);
-        builder.margin(10).x_label_area_size(30).y_label_area_size(64).caption(chart.title, ("sans-serif", 16));
+        builder.margin(10).x_label_area_size(30).y_label_area_size(64).caption(&chart.title, ("sans-serif", 16));
         let x_range = x.0..x.1.max(x.0 + 1.0);
         let room = (y.1 - y.0).max(1e-9 * y.1.abs()).max(1e-12) * 0.05;
         // Two kinds of axis are two types.
@@ -150,7 +195,9 @@ fn draw(chart: &Chart, runs: &[Run]) -> Result<Option<String>> {
                 let mut axes = builder.build_cartesian_2d(x_range, $y).map_err(|e| failed(&e))?;
                 axes.configure_mesh().light_line_style(WHITE).x_desc("step").draw().map_err(|e| failed(&e))?;
                 for (series, colour) in series.iter().zip(COLOURS) {
-                    axes.draw_series(LineSeries::new(series.iter().copied(), &colour)).map_err(|e| failed(&e))?;
+                    // Evaluations are few: one alone has to be seen.
+                    let line = LineSeries::new(series.iter().copied(), colour.filled());
+                    axes.draw_series(line.point_size(if chart.eval { 3 } else { 0 })).map_err(|e| failed(&e))?;
                 }
             }};
         }
@@ -171,7 +218,9 @@ pub fn report(folders: &[PathBuf]) -> Result<String> {
     ensure!((1..=MOST_RUNS).contains(&folders.len()), "{} runs: a page shows 1 to {MOST_RUNS}", folders.len());
     let runs = folders.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<_>>>()?;
     let mut charts = Vec::new();
-    for chart in &CHARTS {
+    let evals: Vec<Chart> = eval_names(&runs).into_iter().map(eval_chart).collect();
+    // The held-out loss beside the loss, then what else the evaluations gave, then the rest.
+    for chart in CHARTS[..1].iter().chain(&evals).chain(&CHARTS[1..]) {
         charts.extend(draw(chart, &runs)?.map(Shown::from_safe_string));
     }
     let colour = |c: RGBColor| format!("rgb({},{},{})", c.0, c.1, c.2);
@@ -218,6 +267,29 @@ mod tests {
         assert!(report(std::slice::from_ref(&a)).is_ok());
         fs::write(&metrics, format!("oops\n{text}")).unwrap();
         assert!(format!("{:#}", report(&[a]).unwrap_err()).contains("line 1"));
+    }
+
+    #[test]
+    fn evaluations_have_charts_and_the_best_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_ = folder.path().join("a");
+        run(&run_, 4);
+        let metrics = run_.join("metrics.jsonl");
+        let mut text = fs::read_to_string(&metrics).unwrap();
+        for (step, match_) in [(2, 0.75), (4, 0.5)] {
+            let line = serde_json::json!({"step": step, "eval": {"loss": 1.5, "exact_match": match_}, "seconds": 1.0});
+            text += &format!("{line}\n");
+        }
+        fs::write(&metrics, text).unwrap();
+        let record = r#"{"recipe": {"checkpoint": {"best": {"metric": "exact_match", "mode": "max"}}}}"#;
+        fs::write(run_.join("run.json"), record).unwrap();
+        let page = report(&[run_]).unwrap();
+        assert_eq!(page.matches("<svg").count(), 5, "loss, norm, rate, and the two values");
+        for words in
+            ["Held-out loss", "exact_match of evaluations", "step 2: exact_match 0.75", "after step 4", "1.0000"]
+        {
+            assert!(page.contains(words), "{words}");
+        }
     }
 
     #[test]

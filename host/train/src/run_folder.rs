@@ -4,13 +4,14 @@
 //! those of an unbroken one.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::Write,
     path::PathBuf,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use tracing::warn;
 
 /// A JSONL file that only grows.
 pub struct Lines {
@@ -60,13 +61,30 @@ impl Lines {
 pub struct RunFolder {
     /// Its path.
     pub path: PathBuf,
+    /// Held while this process writes there; the system lets go of it however the process ends.
+    _lock: File,
 }
 
 impl RunFolder {
-    /// Makes the folder.
+    /// Makes the folder, for this process alone.
+    ///
+    /// # Errors
+    /// It cannot be made, or another process trains in it.
     pub fn create(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(&path).with_context(|| format!("making the run folder {}", path.display()))?;
-        Ok(RunFolder { path })
+        let lock = path.join(".lock");
+        let file = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process trains in {}: wait for it, end it, or write elsewhere with --set run.folder=FOLDER",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                warn!("{} cannot be locked ({error}): see to it that no other process trains there", path.display());
+            }
+        }
+        Ok(RunFolder { path, _lock: file })
     }
 
     /// Where checkpoints are.
@@ -98,6 +116,16 @@ impl RunFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_one_process_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = RunFolder::create(dir.path().join("a")).unwrap();
+        let error = format!("{:#}", RunFolder::create(dir.path().join("a")).err().unwrap());
+        assert!(error.contains("another process") && error.contains("run.folder"), "{error}");
+        drop(first);
+        RunFolder::create(dir.path().join("a")).unwrap();
+    }
 
     #[test]
     fn resuming_cuts_what_the_checkpoint_does_not_know() {

@@ -24,14 +24,15 @@ use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::{
-    checkpoint::{self, STATE_VERSION, State},
+    checkpoint::{self, State},
     ema::{Ema, Export},
-    guard::GuardState,
+    evaluation::{Evaluated, Evaluator},
     lora,
     optimizer::AdamW,
     recipe::{Precision, Recipe},
     record::StepRecord,
     run_folder::{Lines, RunFolder},
+    saver::Saver,
     schedule,
     step::Update,
     tensorboard::EventFile,
@@ -85,12 +86,17 @@ pub struct TrainSummary {
 /// Makes the loader of a run: from its start, or from the state of a checkpoint.
 pub type MakeLoader<'a> = dyn FnOnce(Option<LoaderState>) -> Result<Loader> + 'a;
 
-/// Trains until the last step, the end of the data, or a signal.
+/// Trains until the last step, the end of the data, or a signal. `evaluators` measure the model as the recipe's `[eval]`
+/// says.
 ///
 /// # Errors
 /// Anything that would make the result wrong: missing weights, a run folder that holds another run, a recipe that
 /// differs on resume, data that is mostly rejected, a loss that is not finite.
-pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<TrainSummary> {
+pub fn train(
+    options: TrainOptions,
+    make_loader: Box<MakeLoader<'_>>,
+    evaluators: Vec<Box<dyn Evaluator>>,
+) -> Result<TrainSummary> {
     let recipe = &options.recipe;
     let folder = RunFolder::create(options.recipe_dir.join(&recipe.run.folder))?;
     let start = open_run(&folder, &options)?;
@@ -104,7 +110,7 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
     let params = model.parameters().into_iter().chain(model.adapters()).collect();
     let mut optimizer = AdamW::new(params, &recipe.train)?;
     let mut ema = (recipe.train.ema_decay > 0.0).then(|| Ema::new(&optimizer, recipe.train.ema_decay));
-    let mut state = match start {
+    let state = match start {
         Some((path, mut state)) => {
             // From here on the run is that of the present recipe (they differ only where that was asked for).
             state.recipe = serde_json::to_value(recipe)?;
@@ -116,21 +122,10 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
             saved.retain(|key, _| !key.starts_with("ema."));
             optimizer.load_state(saved).with_context(|| format!("in {}", path.display()))?;
             info!("resuming from {} at step {}", path.display(), state.step);
+            open_best(&folder, recipe, &mut state)?;
             state
         }
-        None => State {
-            version: STATE_VERSION,
-            step: 0,
-            tokens: 0,
-            data: None,
-            metrics_bytes: 0,
-            rejects_bytes: 0,
-            guards_bytes: 0,
-            guard: GuardState::default(),
-            recipe: serde_json::to_value(recipe)?,
-            plugins: options.plugins.clone(),
-            files: Default::default(),
-        },
+        None => State { recipe: serde_json::to_value(recipe)?, plugins: options.plugins.clone(), ..State::new(0) },
     };
     let metrics = folder.lines("metrics.jsonl", state.metrics_bytes)?;
     let rejects = folder.lines("rejects.jsonl", state.rejects_bytes)?;
@@ -139,7 +134,8 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         true => Some(EventFile::create(&folder.path.join("tensorboard"))?),
         false => None,
     };
-    let loader = make_loader(state.data.take())?;
+    // Kept too: a run may be saved again before its next batch.
+    let loader = make_loader(state.data.clone())?;
     folder.write_json("run.json", &run_record(&options, &model, &optimizer)?)?;
     info!(
         "training {:.2} M of {:.2} M parameters for {} steps on {:?}, {}",
@@ -149,8 +145,42 @@ pub fn train(options: TrainOptions, make_loader: Box<MakeLoader<'_>>) -> Result<
         options.device,
         kind_name(kind),
     );
-    Run { options: &options, folder, model, optimizer, loader, state, metrics, rejects, guards, events, source, ema }
-        .go()
+    let options = &options;
+    let saver = Saver::new(folder.checkpoints(), source.clone(), recipe.checkpoint.clone());
+    let run = Run {
+        options,
+        folder,
+        model,
+        optimizer,
+        loader,
+        evaluators,
+        state,
+        metrics,
+        rejects,
+        guards,
+        events,
+        source,
+        saver,
+        ema,
+    };
+    run.go()
+}
+
+/// The best checkpoint that the state knows of is still there and still what is wanted, or is forgotten.
+fn open_best(folder: &RunFolder, recipe: &Recipe, state: &mut State) -> Result<()> {
+    let Some(best) = &state.best else { return Ok(()) };
+    let wanted = recipe.checkpoint.best.as_ref();
+    let path = folder.checkpoints().join(checkpoint::name(best.step));
+    if wanted.is_none_or(|wanted| wanted.metric != best.metric || wanted.mode != best.mode) {
+        info!("checkpoint.best has changed: the best so far, {} by {}, is forgotten", path.display(), best.metric);
+        state.best = None;
+    } else if !path.is_dir() {
+        warn!("{}, the best so far by {}, is gone and forgotten", path.display(), best.metric);
+        state.best = None;
+    } else {
+        checkpoint::mark_best(&folder.checkpoints(), best.step)?;
+    }
+    Ok(())
 }
 
 fn kind_name(kind: Kind) -> &'static str {
@@ -161,7 +191,7 @@ fn kind_name(kind: Kind) -> &'static str {
 fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBuf, State)>> {
     let checkpoints = folder.checkpoints();
     std::fs::create_dir_all(&checkpoints)?;
-    checkpoint::clean(&checkpoints)?;
+    let halves = checkpoint::clean(&checkpoints)?;
     if !options.resume {
         ensure!(
             !folder.has_run(),
@@ -169,6 +199,9 @@ fn open_run(folder: &RunFolder, options: &TrainOptions) -> Result<Option<(PathBu
             folder.path.display()
         );
         return Ok(None);
+    }
+    for half in halves {
+        info!("{half} was being written when the run ended: removed");
     }
     let (found, warnings) = checkpoint::newest(&checkpoints)?;
     for warning in &warnings {
@@ -233,6 +266,7 @@ pub(crate) struct Run<'a> {
     pub(crate) model: LlavaOnevision,
     pub(crate) optimizer: AdamW,
     pub(crate) loader: Loader,
+    pub(crate) evaluators: Vec<Box<dyn Evaluator>>,
     pub(crate) state: State,
     pub(crate) metrics: Lines,
     pub(crate) rejects: Lines,
@@ -240,6 +274,7 @@ pub(crate) struct Run<'a> {
     pub(crate) events: Option<EventFile>,
     pub(crate) source: PathBuf,
     pub(crate) ema: Option<Ema>,
+    pub(crate) saver: Saver,
 }
 
 impl Run<'_> {
@@ -248,16 +283,18 @@ impl Run<'_> {
         let begin = Instant::now();
         let bar = progress_bar(config.steps, self.state.step);
         let (mut loss, mut fills) = (f64::NAN, (0.0, 0u64));
-        let mut interrupted = false;
+        let mut ended = false;
         let mut saved = None;
-        let mut saved_at = self.state.step;
-        while self.state.step < config.steps {
+        // An evaluation that was broken off is made up for.
+        let mut interrupted = self.evaluation_due(false) && self.settle(false, &bar, &mut saved)?;
+        while self.state.step < config.steps && !interrupted {
             let started = Instant::now();
             let Some(update) = self.next_update(config.accumulation)? else {
                 warn!(
                     "the data ended at step {} of {}; raise data.epochs or lower train.steps",
                     self.state.step, config.steps
                 );
+                ended = true;
                 break;
             };
             let factor = schedule::factor(
@@ -279,20 +316,13 @@ impl Run<'_> {
                 }
             }
             show(&bar, &record, config.steps);
-            interrupted = self.options.stop.load(Ordering::SeqCst);
-            let every = self.options.recipe.checkpoint.every;
-            if interrupted || self.state.step == config.steps || (every > 0 && self.state.step.is_multiple_of(every)) {
-                saved = Some(self.save()?);
-                saved_at = self.state.step;
-            }
-            if interrupted {
-                break;
-            }
+            interrupted = self.settle(false, &bar, &mut saved)?;
+        }
+        if ended && !interrupted {
+            interrupted = self.settle(true, &bar, &mut saved)?;
         }
         bar.finish_and_clear();
-        if self.state.step > saved_at {
-            saved = Some(self.save()?);
-        }
+        self.saver.wait()?;
         let model = if interrupted { None } else { Some(self.export()?) };
         Ok(TrainSummary {
             steps: self.state.step,
@@ -307,6 +337,33 @@ impl Run<'_> {
             filtered: self.loader.counters().filtered_total(),
             samples: self.loader.counters().summary("delivered"),
         })
+    }
+
+    /// What follows an update: it is evaluated and saved where that is due. `ended`: no other will follow. True where the run
+    /// is to stop.
+    fn settle(&mut self, ended: bool, bar: &ProgressBar, saved: &mut Option<PathBuf>) -> Result<bool> {
+        self.saver.check()?;
+        let stopped = || self.options.stop.load(Ordering::SeqCst);
+        let (mut best, mut evaluated) = (false, false);
+        if self.evaluation_due(ended) && !stopped() {
+            match bar.suspend(|| self.evaluate()) {
+                Ok(Evaluated::Made { best: better }) => (best, evaluated) = (better, true),
+                Ok(Evaluated::Stopped) => {}
+                // What was learnt is not lost by an evaluation that fails.
+                Err(error) => {
+                    self.save()?;
+                    return Err(error);
+                }
+            }
+        }
+        let (stop, step) = (self.options.stop.load(Ordering::SeqCst), self.state.step);
+        let every = self.options.recipe.checkpoint.every;
+        let due = every > 0 && step.is_multiple_of(every) || step == self.options.recipe.train.steps;
+        let unsaved = saved.as_ref().is_none_or(|path| !path.ends_with(checkpoint::name(step)));
+        if best || stop && !ended || due && !ended || ended && (unsaved || evaluated) {
+            *saved = Some(self.save()?);
+        }
+        Ok(stop)
     }
 
     fn next_update(&mut self, accumulation: u64) -> Result<Option<Update>> {
@@ -342,17 +399,9 @@ impl Run<'_> {
         self.state.metrics_bytes = self.metrics.synced_bytes()?;
         self.state.rejects_bytes = self.rejects.synced_bytes()?;
         self.state.guards_bytes = self.guards.synced_bytes()?;
-        let (model, source) = (&self.model, &self.source);
         let mut tensors = self.optimizer.state();
         tensors.extend(self.ema.iter().flat_map(Ema::state));
-        checkpoint::write(
-            &self.folder.checkpoints(),
-            self.state.clone(),
-            &tensors,
-            self.options.recipe.checkpoint.keep,
-            |dir| lora::save_model(model, dir, source),
-        )
-        .with_context(|| format!("saving the checkpoint of step {}", self.state.step))
+        self.saver.save(&self.model, tensors, self.state.clone())
     }
 
     /// Writes the run's results: the model, and the moving average of its weights instead or beside it.

@@ -23,8 +23,8 @@ use ovhost_train::Recipe;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{infer::precision, train::recipe_dir};
-use crate::{console, wiring};
+use super::infer::precision;
+use crate::{console, training::recipe_dir, wiring};
 
 /// Arguments of `ovhost eval`.
 #[derive(clap::Args)]
@@ -132,6 +132,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         seed,
         settings,
         stop: console::stop_flag(console::AFTER_THIS_STEP)?,
+        progress: true,
     })?;
     let Some(results) = results else {
         eprintln!("interrupted; the same command goes on");

@@ -1,25 +1,17 @@
 //! `ovhost train`: recipe and plugins to a run.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, anyhow};
-use std::sync::Arc;
-
-use ovhost_data::{
-    ChatTokenizer, ImageProcessor, Loader, LoaderParts,
-    blend::Blend,
-    pipeline::{PluginStages, ShardSource},
-};
-use ovhost_model::ModelConfig;
-use ovhost_plugin::Kind;
-use ovhost_store::output_path;
+use anyhow::Result;
+use ovhost_data::Loader;
 use ovhost_train::{Recipe, TrainOptions};
 use tracing::info;
 
-use crate::{console, wiring};
+use crate::{
+    console, dry_run,
+    training::{Training, recipe_dir},
+    wiring,
+};
 
 /// Arguments of `ovhost train`.
 #[derive(clap::Args)]
@@ -27,6 +19,7 @@ use crate::{console, wiring};
   ovhost train
   ovhost train --recipe examples/easy_vqa/recipe.toml --set train.lr=2e-3 --set run.folder=runs/faster
   ovhost train --plugins packers/padding_free.wasm,filters/caption_quality.wasm
+  ovhost train --dry-run
   ovhost train --resume")]
 pub struct Args {
     /// The recipe; its folder is where its relative paths start
@@ -44,55 +37,34 @@ pub struct Args {
     /// With --resume: go on although the recipe or a plugin has changed
     #[arg(long, requires = "resume")]
     allow_recipe_change: bool,
-}
-
-/// Folder in which a recipe's relative paths start.
-pub fn recipe_dir(recipe: &Path) -> PathBuf {
-    recipe.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
+    /// Check recipe, data, plugins, weights and disk space, print the plan of memory and time, and train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: print the plan as JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe, &args.settings)?;
-    let dir = recipe_dir(&args.recipe);
     let device = wiring::device(&recipe.run.device, recipe.run.threads)?;
-    let host = wiring::host()?;
-    let kinds = [Kind::Filter, Kind::Prompt, Kind::Packer, Kind::Metric];
-    output_path(&recipe.run.folder.to_string_lossy())
-        .map_err(|why| anyhow!("run.folder is {}: {why}", recipe.run.folder.display()))?;
-    let crashes = dir.join(&recipe.run.folder).join("crashes");
-    let plugins =
-        wiring::plugins(&host, Some(&recipe.plugins), &args.plugins, &dir, recipe.run.seed, &crashes, &kinds)?;
+    let training = Training::open(recipe, recipe_dir(&args.recipe), &wiring::host()?, &args.plugins)?;
+    if args.dry_run {
+        return dry_run::run(&training, device, args.resume, args.json);
+    }
+    training.refuse_ranks()?;
     let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
+    let evaluators = training.evaluators(&stop)?;
+    let Training { recipe, dir, plugins, parts } = training;
     let options = TrainOptions {
         recipe: recipe.clone(),
-        recipe_dir: dir.clone(),
+        recipe_dir: dir,
         device,
         resume: args.resume,
         allow_recipe_change: args.allow_recipe_change,
         plugins: plugins.provenance(),
         stop,
-    };
-    let model_folder = dir.join(&recipe.model.folder);
-    let chat = ChatTokenizer::from_folder(&model_folder)?;
-    chat.check_vocab(ModelConfig::from_folder(&model_folder)?.text.vocab_size.unsigned_abs() as usize)?;
-    let mut images = ImageProcessor::from_folder(&model_folder)?;
-    images.max_decode_pixels = recipe.data.max_image_pixels;
-    let source = ShardSource::open_blend(&Blend::of_config(&recipe.data, &dir)?, images.max_decode_pixels)?;
-    let stages = PluginStages::new(
-        plugins.filters.clone(),
-        plugins.prompt.clone().context("the recipe names no prompt plugin")?,
-        Some(plugins.packer.clone().context("the recipe names no packer plugin")?),
-    )?
-    .with_on_trap(recipe.data.on_plugin_failure);
-    let parts = LoaderParts {
-        source: Arc::new(source),
-        stages: Arc::new(stages),
-        chat: Arc::new(chat),
-        images: Arc::new(images),
-        seed: recipe.run.seed,
-        rank: 0,
-        world: 1,
     };
     let make_loader = Box::new(|state| {
         Ok(match state {
@@ -100,7 +72,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             Some(state) => Loader::resume(&recipe.data, parts, state)?,
         })
     });
-    let summary = ovhost_train::train(options, make_loader)?;
+    let summary = ovhost_train::train(options, make_loader, evaluators)?;
     info!(
         "{} steps, {:.2} M tokens, {:.0} s, loss {:.4}, packs {:.2} % full; {}",
         summary.steps,

@@ -54,7 +54,7 @@ impl LlavaOnevision {
         let (chain, last) = Chain::forward(blocks, &x_tc)?;
 
         let loss = self.language.finish(&last)?;
-        let loss = ovhost_torch::linear_cross_entropy(&loss, self.head(), &targets.target_n, self.chunk())?;
+        let loss = ovhost_torch::linear_cross_entropy(&loss, self.head(), &targets.target_n, self.loss_chunk())?;
         let loss = loss.f_div_scalar(divisor)?;
         loss.f_backward()?;
         let loss = loss.f_detach()?;

@@ -22,6 +22,12 @@ const LOSS_VALUES: i64 = 1 << 26;
 /// The same on the CPU, 64 MiB, whose products are as fast with fewer rows.
 const LOSS_VALUES_CPU: i64 = 1 << 24;
 
+/// Tokens per chunk of the loss where nobody says otherwise.
+pub fn default_loss_chunk(config: &ModelConfig, device: Device) -> i64 {
+    let values = if device == Device::Cpu { LOSS_VALUES_CPU } else { LOSS_VALUES };
+    (values / config.text.vocab_size.max(1)).max(64)
+}
+
 /// Where and how a model is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
@@ -72,6 +78,17 @@ impl LlavaOnevision {
         Self::build(config, source, options)
     }
 
+    /// Checks the weights of a folder as [`LlavaOnevision::load`] does, by the headers of its files: nothing is read. Returns the
+    /// parameters; their tensors hold no memory.
+    ///
+    /// # Errors
+    /// As [`LlavaOnevision::load`].
+    pub fn check_folder(dir: impl AsRef<Path>) -> Result<Vec<Param>> {
+        let config = ModelConfig::from_folder(&dir)?;
+        let source = Source::Headers(Checkpoint::open_folder(dir.as_ref(), weights::long_name)?);
+        Ok(Self::build(config, source, &LoadOptions { device: Device::Cpu, kind: Kind::Float })?.params)
+    }
+
     /// A model with random weights: matrices N(0, `initializer_range`), norms one, biases zero. The same seed gives the same
     /// weights on every device and in every precision. Sets libtorch's generator.
     ///
@@ -105,7 +122,7 @@ impl LlavaOnevision {
             })?)
         };
         let shared = shared.into_inner();
-        if let Source::Files(checkpoint) = &shared.source {
+        if let Source::Files(checkpoint) | Source::Headers(checkpoint) = &shared.source {
             let tied = config.text.tie_word_embeddings;
             checkpoint.all_taken(|name| weights::ignored(name, tied))?;
         }
@@ -148,9 +165,9 @@ impl LlavaOnevision {
         self.loss_chunk = Some(tokens.max(1));
     }
 
-    pub(super) fn chunk(&self) -> i64 {
-        let values = if self.device == Device::Cpu { LOSS_VALUES_CPU } else { LOSS_VALUES };
-        self.loss_chunk.unwrap_or((values / self.config.text.vocab_size).max(64))
+    /// Tokens whose logits exist at a time.
+    pub fn loss_chunk(&self) -> i64 {
+        self.loss_chunk.unwrap_or(default_loss_chunk(&self.config, self.device))
     }
 
     pub(super) fn head(&self) -> &Tensor {
@@ -239,7 +256,7 @@ impl LlavaOnevision {
     pub fn loss_sum_of(&self, input: &PackedInput, targets: &Targets) -> Result<Tensor> {
         let ready = self.ready(input)?;
         let hidden = self.run(input, &ready, Some(&targets.index_n), None)?;
-        Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.chunk())?)
+        Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.loss_chunk())?)
     }
 
     /// Runs prompts, fills the cache, and returns the hidden state of each prompt's last token, `[B, hidden]`.

@@ -5,10 +5,12 @@
 
 use std::path::Path;
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
+use super::config::ModelConfig;
 use super::model::LlavaOnevision;
 use crate::error::{ModelError, Result};
+use crate::lora::Adapters;
 use crate::save;
 
 /// A name of either style in the long one.
@@ -53,19 +55,33 @@ fn is_companion(name: &str) -> bool {
 /// # Errors
 /// A folder that cannot be read or written.
 pub fn save_folder(model: &LlavaOnevision, dir: &Path, source: Option<&Path>) -> Result<()> {
+    let params = model.parameters();
+    let params = params.iter().map(|p| (p.name.as_str(), p.tensor.shallow_clone()));
+    save_params(model.config(), model.kind(), params, model.adapters.as_ref(), dir, source)
+}
+
+/// As [`save_folder`], of parameters by their long names, with `adapters` merged into them.
+pub(crate) fn save_params<'a>(
+    config: &ModelConfig,
+    kind: Kind,
+    params: impl Iterator<Item = (&'a str, Tensor)>,
+    adapters: Option<&Adapters>,
+    dir: &Path,
+    source: Option<&Path>,
+) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| ModelError::io(dir, e))?;
-    let dtype = match model.kind() {
+    let dtype = match kind {
         Kind::BFloat16 => "bfloat16",
         Kind::Half => "float16",
         Kind::Double => "float64",
         _ => "float32",
     };
-    let tensors = model.parameters().into_iter().map(|p| (short_name(&p.name), p.tensor)).collect();
-    save::write_tensors(dir, tensors, SHARD_BYTES, |name, tensor| match &model.adapters {
+    let tensors = params.map(|(name, tensor)| (short_name(name), tensor)).collect();
+    save::write_tensors(dir, tensors, SHARD_BYTES, |name, tensor| match adapters {
         Some(adapters) => adapters.merged(&long_name(name), &tensor),
         None => Ok(tensor),
     })?;
-    let mut text = serde_json::to_string_pretty(&model.config().to_json(dtype))
+    let mut text = serde_json::to_string_pretty(&config.to_json(dtype))
         .map_err(|e| ModelError::Weights(format!("config.json: {e}")))?;
     text.push('\n');
     save::write_file(&dir.join("config.json"), text.as_bytes())?;

@@ -15,7 +15,7 @@ use ovhost_store::output_path;
 use ovhost_train::recipe::PluginUse;
 
 use super::jobs;
-use crate::{commands::train::recipe_dir, console, wiring};
+use crate::{console, training::recipe_dir, wiring};
 
 /// Arguments of `ovhost data filter`.
 #[derive(clap::Args)]

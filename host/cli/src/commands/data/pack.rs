@@ -23,7 +23,7 @@ use ovhost_train::Recipe;
 use serde_json::Value;
 
 use super::jobs;
-use crate::{commands::train::recipe_dir, console, wiring};
+use crate::{console, training::recipe_dir, wiring};
 
 /// Arguments of `ovhost data pack`.
 #[derive(clap::Args)]

@@ -11,7 +11,7 @@ use ovhost_plugin::Kind;
 use ovhost_prep::{Encoding, stats::Tokens};
 use ovhost_train::Recipe;
 
-use crate::{commands::train::recipe_dir, wiring};
+use crate::{training::recipe_dir, wiring};
 
 /// Arguments that say how tokens are counted.
 #[derive(clap::Args)]

@@ -44,6 +44,9 @@ def part_filter(part):
     return True
 "#;
 
+/// Name and content of a member of a pack.
+type Member = (String, Arc<[u8]>);
+
 /// The step.
 pub struct Write<'a> {
     /// What is packed.
@@ -86,7 +89,7 @@ impl Write<'_> {
         if self.settings.layout == Layout::Reference { reference::turn(record).map_err(changed) } else { Ok(record) }
     }
 
-    fn pack(&self, number: u64, samples: Vec<(Sample, Record)>) -> (String, Vec<(String, Arc<[u8]>)>) {
+    fn pack(&self, number: u64, samples: Vec<(Sample, Record)>) -> (String, Vec<Member>) {
         let mut parts = Vec::new();
         let (key, json) = match self.settings.layout {
             Layout::Reference => {

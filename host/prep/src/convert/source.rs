@@ -288,8 +288,15 @@ impl Read {
     }
 }
 
+/// A part whose rows are found by the index.
+struct Rows {
+    file: ShardBytes,
+    places: Places,
+    read: Read,
+}
+
 enum Open {
-    Places { file: ShardBytes, places: Places, read: Read },
+    Places(Box<Rows>),
     Parquet(Box<Table>),
     Idx(Box<idx::Items>),
 }
@@ -305,7 +312,8 @@ impl Reader<'_> {
         }
         let Some((_, open)) = &mut self.open else { return Ok(Err("it is not open".into())) };
         match open {
-            Open::Places { file, places, read } => {
+            Open::Places(rows) => {
+                let Rows { file, places, read } = &mut **rows;
                 let Part { path, bytes: size, .. } = &self.source.parts[part];
                 let (start, end) = places.of(row)?;
                 // The index was made of this very file, whose size the plan knows.
@@ -335,7 +343,7 @@ impl Reader<'_> {
         Ok(match &self.source.kind {
             Kind::Rows | Kind::Shards => {
                 let places = self.tables.open(part, !self.source.scattered)?;
-                Open::Places { file: ShardBytes::open(path)?, places, read: Read::default() }
+                Open::Places(Box::new(Rows { file: ShardBytes::open(path)?, places, read: Read::default() }))
             }
             Kind::Parquet(set) => Open::Parquet(Box::new(Table::new(&set.files()[part], self.source.scattered))),
             Kind::Idx(pair) => Open::Idx(Box::new(pair.items()?)),

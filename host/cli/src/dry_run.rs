@@ -174,6 +174,11 @@ fn size(bytes: f64) -> String {
     }
 }
 
+/// Operations in words.
+fn operations(number: f64) -> String {
+    if number >= 1e9 { format!("{:.3} GFLOP", number / 1e9) } else { format!("{:.3} MFLOP", number / 1e6) }
+}
+
 /// Seconds in words.
 fn duration(seconds: f64) -> String {
     match seconds {
@@ -260,10 +265,10 @@ fn print(found: &Found, steps: &u64) {
         disk.free.map(|free| format!("; {} free", size(free))).unwrap_or_default()
     );
     println!(
-        "{:<12} {:.3} GFLOP a token, {:.3} with what is computed again; {:.4} TFLOP an update",
+        "{:<12} {} a token, {} with what is computed again; {:.4} TFLOP an update",
         "operations",
-        time.flop_per_token / 1e9,
-        time.hardware_flop_per_token / 1e9,
+        operations(time.flop_per_token),
+        operations(time.hardware_flop_per_token),
         time.tflop_per_update
     );
     match (time.seconds_per_update, time.seconds) {

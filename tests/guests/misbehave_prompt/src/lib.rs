@@ -4,6 +4,7 @@
 //! | entry | what it does |
 //! |---|---|
 //! | `good` | the record's text as the user, "yes" as the answer |
+//! | `unlearnt` | the same, and learns nothing of a record that holds "quiet": legal, but rare |
 //! | `wrong_length`, `too_long` | answers one conversation too few, too many |
 //! | `no_such_image`, `no_such_video` | shows image 99, video 4294967295 |
 //! | `unknown_role`, `no_role`, `long_role` | messages of role "oracle", "", of 1 MiB |
@@ -56,6 +57,7 @@ const ABOUT: About = About {
         "huge_text",
         "error_with_content",
         "error_out_of_range",
+        "unlearnt",
     ],
     reads: &[("record", true)],
     writes: &[],
@@ -74,6 +76,7 @@ common::lifecycle!(
 /// A row's conversation.
 fn conversation(entry: &str, record: String, mode: Mode) -> Rendered {
     let special = |name: &str| Segment { piece: Piece::Special(name.into()), train: true };
+    let learnt = entry != "unlearnt" || !record.contains("quiet");
     let mut parts = vec![Part::Text(record)];
     match entry {
         "no_messages" => return Rendered::Conversation(vec![]),
@@ -94,7 +97,7 @@ fn conversation(entry: &str, record: String, mode: Mode) -> Rendered {
     let mut messages = vec![Message { role, parts, train: false }];
     if mode == Mode::Train {
         let parts = vec![Part::Text("yes".into())];
-        messages.push(Message { role: "assistant".into(), parts, train: true });
+        messages.push(Message { role: "assistant".into(), parts, train: learnt });
     }
     Rendered::Conversation(messages)
 }

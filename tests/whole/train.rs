@@ -132,6 +132,36 @@ fn layers_computed_again_train_the_same() {
 }
 
 #[test]
+fn steps_that_are_looked_at_late_train_the_same_and_are_guarded_alike() {
+    let lab = Lab::new();
+    let late = ["--set", "train.guard.look=\"late\""];
+    let base =
+        ["train", "--set", "train.accumulation=2", "--set", "train.moments=\"bf16\"", "--set", "checkpoint.every=3"];
+    lab.run(&base).ok();
+    let expected = (lab.losses("runs/a"), lab.weights("runs/a"));
+    let other = [&base[..], &late, &["--set", "run.folder=runs/b"]].concat();
+    lab.run(&other).ok();
+    assert_eq!(expected, (lab.losses("runs/b"), lab.weights("runs/b")));
+    fs::remove_dir_all(lab.at("runs/b/checkpoints/step-8")).unwrap();
+    lab.run(&[&other[..], &["--resume"]].concat()).ok();
+    assert_eq!(expected, (lab.losses("runs/b"), lab.weights("runs/b")));
+
+    let wild = ["train", "--set", "train.steps=9", "--set", "train.lr=1e38", "--set", "train.warmup_steps=0"];
+    for (policy, text) in [("stop", "the weights were not updated"), ("skip", "more than 2 updates in a row")] {
+        let guard = [format!("train.guard.non_finite=\"{policy}\""), "train.guard.max_skips=2".to_owned()];
+        let seen = |run: &str, more: &[&str]| {
+            let folder = format!("run.folder={run}");
+            let set = ["--set", &guard[0], "--set", &guard[1], "--set", &folder];
+            lab.run(&[&wild[..], &set, more].concat()).fails_with(&[text]);
+            jsonl(lab.at(run).join("guards.jsonl"))
+        };
+        assert_eq!(seen(&format!("runs/{policy}"), &[]), seen(&format!("runs/{policy}-late"), &late), "{policy}");
+    }
+    let spike = ["--set", "train.guard.spike=\"skip\"", "--set", "train.guard.spike_factor=10.0"];
+    lab.run(&[&["train"], &late[..], &spike].concat()).fails_with(&["train.guard.look", "before the update"]);
+}
+
+#[test]
 fn steps_that_are_not_finite_are_recorded_and_skipped_or_end_the_run() {
     let lab = Lab::new();
     // One update at this rate, and nothing is finite any more.

@@ -14,12 +14,16 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <torch/headeronly/version.h>
 
 static thread_local char *last_error = nullptr;
@@ -83,12 +87,18 @@ at::Tensor *ov_flash_varlen(at::Tensor *q, at::Tensor *k, at::Tensor *v, at::Ten
 
 int ov_fused_adamw(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *m, at::Tensor *const *v,
                    at::Tensor *const *steps, int n, double lr, double beta1, double beta2, double weight_decay,
-                   double eps) {
+                   double eps, at::Tensor *left_out) {
   return ov_guard(1, [&] {
     auto s = list(steps, n);
-    at::_foreach_add_(s, 1);
+    std::optional<at::Tensor> out;
+    if (left_out) {
+      out = *left_out;
+      at::_foreach_add_(s, out->neg().add_(1));
+    } else {
+      at::_foreach_add_(s, 1);
+    }
     at::_fused_adamw_(list(params, n), list(grads, n), list(m, n), list(v, n), {}, s, lr, beta1, beta2, weight_decay,
-                      eps, /*amsgrad=*/false, /*maximize=*/false);
+                      eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, /*found_inf=*/out);
     return 0;
   });
 }
@@ -158,6 +168,39 @@ int ov_round_bf16(at::Tensor *const *to, at::Tensor *const *from, const uint64_t
     return 0;
   });
 }
+
+// Values on their way to the host.
+struct Late {
+  at::Tensor host;
+  std::optional<c10::Event> arrived;
+};
+
+void *ov_late_new(at::Tensor *values) {
+  return ov_guard<void *>(nullptr, [&] {
+    auto v = values->detach().contiguous();
+    auto late = std::make_unique<Late>();
+    if (v.is_cpu()) {
+      late->host = v.clone();
+      return static_cast<void *>(late.release());
+    }
+    late->host = at::empty(v.sizes(), v.options().device(at::kCPU).pinned_memory(true));
+    late->host.copy_(v, /*non_blocking=*/true);
+    c10::impl::VirtualGuardImpl device(v.device().type());
+    late->arrived.emplace(v.device().type());
+    late->arrived->record(device.getStream(v.device()));
+    return static_cast<void *>(late.release());
+  });
+}
+
+at::Tensor *ov_late_wait(void *p) {
+  return ov_guard<at::Tensor *>(nullptr, [&] {
+    auto *late = static_cast<Late *>(p);
+    if (late->arrived) late->arrived->synchronize();
+    return new at::Tensor(late->host);
+  });
+}
+
+void ov_late_free(void *p) { delete static_cast<Late *>(p); }
 
 int ov_foreach_zero(at::Tensor *const *tensors, int n) {
   return ov_guard(1, [&] {

@@ -55,7 +55,11 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        left_out: T,
     ) -> c_int;
+    pub(crate) fn ov_late_new(values: T) -> *mut c_void;
+    pub(crate) fn ov_late_wait(late: *mut c_void) -> *mut C_tensor;
+    pub(crate) fn ov_late_free(late: *mut c_void);
     pub(crate) fn ov_global_norm(tensors: List, n: c_int) -> *mut C_tensor;
     pub(crate) fn ov_foreach_mul(tensors: List, n: c_int, by: T) -> c_int;
     pub(crate) fn ov_foreach_copy(to: List, from: List, n: c_int) -> c_int;

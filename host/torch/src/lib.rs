@@ -26,6 +26,7 @@ mod cuda;
 mod error;
 mod ffi;
 mod functions;
+mod late;
 mod optim;
 mod process;
 
@@ -33,8 +34,9 @@ pub use attention::{Segments, attention, varlen_attention};
 pub use cuda::{load_cuda, memory_peak, reset_memory_peak, torch_lib_dir, upload};
 pub use error::TorchError;
 pub use functions::{backward_with, dropout_mask, linear_cross_entropy, rms_norm, rope, silu_mul};
+pub use late::LateValues;
 pub use optim::{
     AdamWOptions, clear_grads, foreach_add_, foreach_clip_, foreach_copy_, foreach_lerp_, foreach_mul_, foreach_norm,
-    foreach_zero_, fused_adamw_, round_bf16_,
+    foreach_zero_, fused_adamw_, fused_adamw_unless_, round_bf16_,
 };
 pub use process::{InferenceMode, MatmulPrecision, set_deterministic, set_matmul_precision, torch_version};

@@ -42,6 +42,23 @@ pub fn fused_adamw_(
     steps: &[&Tensor],
     options: AdamWOptions,
 ) -> Result<(), TorchError> {
+    fused_adamw_unless_(params, grads, exp_avgs, exp_avg_sqs, steps, options, None)
+}
+
+/// As [`fused_adamw_`], unless the fp32 scalar `left_out` is 1: then nothing changes, the counts included. It is 0 or 1, and
+/// lies where the parameters do; the host does not look at it.
+///
+/// # Errors
+/// As [`fused_adamw_`].
+pub fn fused_adamw_unless_(
+    params: &[&Tensor],
+    grads: &[&Tensor],
+    exp_avgs: &[&Tensor],
+    exp_avg_sqs: &[&Tensor],
+    steps: &[&Tensor],
+    options: AdamWOptions,
+    left_out: Option<&Tensor>,
+) -> Result<(), TorchError> {
     same_length(&[
         ("params", params.len()),
         ("grads", grads.len()),
@@ -70,6 +87,7 @@ pub fn fused_adamw_(
             options.beta2,
             options.weight_decay,
             options.eps,
+            left_out.map_or(std::ptr::null(), Tensor::as_ptr),
         )
     })
 }

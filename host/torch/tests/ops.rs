@@ -205,6 +205,27 @@ fn dropout_masks_come_from_their_seed_alone() {
 }
 
 #[test]
+fn an_update_that_is_left_out_changes_nothing() {
+    let tensors = || [1.0f32, 2.0, 3.0, 5.0].map(|x| Tensor::full([20], f64::from(x), (Kind::Float, Device::Cpu)));
+    let o = AdamWOptions { lr: 0.01, beta1: 0.9, beta2: 0.95, weight_decay: 0.1, eps: 1e-8 };
+    for (out, moves) in [(1.0f32, false), (0.0, true)] {
+        let [p, g, m, v] = tensors();
+        let step = Tensor::from(4.0f32);
+        let out = Tensor::from(out);
+        ovhost_torch::fused_adamw_unless_(&[&p], &[&g], &[&m], &[&v], &[&step], o, Some(&out)).unwrap();
+        assert_eq!(step.double_value(&[]), if moves { 5.0 } else { 4.0 });
+        for (now, before) in [&p, &m, &v].into_iter().zip([0, 2, 3].map(|i| tensors()[i].shallow_clone())) {
+            assert_eq!(!now.equal(&before), moves);
+        }
+    }
+    let values = Tensor::from_slice(&[1.5f64, f64::NAN, -2.0]);
+    let late = ovhost_torch::LateValues::new(&values).unwrap();
+    let _ = values.shallow_clone().zero_();
+    let late = late.wait().unwrap();
+    assert!(late[1].is_nan() && (late[0], late[2]) == (1.5, -2.0), "{late:?}");
+}
+
+#[test]
 fn clip_scales_only_above_the_limit() {
     let a = Tensor::from_slice(&[3f32, 0.0]);
     let b = Tensor::from_slice(&[4f32]);

@@ -42,13 +42,21 @@ impl Ema {
         Self { decay, averages: optimizer.masters().map(copy).collect() }
     }
 
-    /// To be called after each update that was made.
+    /// To be called after each update; nothing moves where `left_out` (fp32 scalar) is 1.
     ///
     /// # Errors
     /// Torch errors only.
-    pub fn update(&mut self, optimizer: &AdamW) -> Result<()> {
+    pub fn update(&mut self, optimizer: &AdamW, left_out: Option<&Tensor>) -> Result<()> {
         let masters: Vec<Tensor> = optimizer.masters().map(|(_, master)| master.detach()).collect();
         let averages: Vec<&Tensor> = self.averages.iter().map(|(_, average)| average).collect();
+        if let Some(left_out) = left_out {
+            let _guard = tch::no_grad_guard();
+            let by = left_out.f_neg()?.f_add_scalar(1.0)?.f_mul_scalar(1.0 - self.decay)?;
+            for (average, master) in averages.iter().zip(&masters) {
+                let _ = average.shallow_clone().f_lerp_tensor_(master, &by)?;
+            }
+            return Ok(());
+        }
         ovhost_torch::foreach_lerp_(&averages, &masters.iter().collect::<Vec<_>>(), 1.0 - self.decay)
             .context("the moving average of the weights")
     }

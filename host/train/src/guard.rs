@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::late::Look;
+
 /// `[train.guard]`
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -23,11 +25,21 @@ pub struct GuardConfig {
     pub spike_window: usize,
     /// What becomes of a spike's update.
     pub spike: OnSpike,
+    /// at_once, before the update, which waits for the device; late, while the next step is computed; auto takes late on CUDA and
+    /// at_once on the CPU. What an update that is not finite does to the weights is nothing either way.
+    pub look: Look,
 }
 
 impl Default for GuardConfig {
     fn default() -> Self {
-        Self { non_finite: NonFinite::Stop, max_skips: 10, spike_factor: 0.0, spike_window: 100, spike: OnSpike::Warn }
+        Self {
+            non_finite: NonFinite::Stop,
+            max_skips: 10,
+            spike_factor: 0.0,
+            spike_window: 100,
+            spike: OnSpike::Warn,
+            look: Look::Auto,
+        }
     }
 }
 

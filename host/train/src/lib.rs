@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod ema;
 pub mod evaluation;
 pub mod guard;
+pub mod late;
 pub mod lora;
 pub mod moments;
 pub mod optimizer;

@@ -10,7 +10,7 @@
 //! itself an average of noisy gradients, does not add up. What is drawn follows from the number of the update and of the
 //! tensor: a run repeats and goes on bit for bit.
 
-use ovhost_torch::{AdamWOptions, TorchError, fused_adamw_, round_bf16_};
+use ovhost_torch::{AdamWOptions, TorchError, fused_adamw_unless_, round_bf16_};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -49,17 +49,18 @@ pub(crate) struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    /// One update. `update` is its number and `first` that of the first tensor among all.
+    /// One update, unless `left_out` (fp32 scalar) is 1. `update` is its number and `first` that of the first tensor among all.
     pub(crate) fn update(
         &self,
         options: AdamWOptions,
+        left_out: Option<&Tensor>,
         moments: Moments,
         update: u64,
         first: u64,
     ) -> Result<(), TorchError> {
         let Lists { masters, grads, exp_avgs, exp_avg_sqs, steps } = *self;
         if moments == Moments::Fp32 {
-            return fused_adamw_(masters, grads, exp_avgs, exp_avg_sqs, steps, options);
+            return fused_adamw_unless_(masters, grads, exp_avgs, exp_avg_sqs, steps, options, left_out);
         }
         let mut at = 0;
         while at < masters.len() {
@@ -71,7 +72,7 @@ impl Lists<'_> {
             let wide = |list: &[&Tensor]| list.iter().map(|t| t.f_to_kind(Kind::Float)).collect::<Result<Vec<_>, _>>();
             let (m, v) = (wide(&exp_avgs[at..end])?, wide(&exp_avg_sqs[at..end])?);
             let (m, v) = (m.iter().collect::<Vec<_>>(), v.iter().collect::<Vec<_>>());
-            fused_adamw_(&masters[at..end], &grads[at..end], &m, &v, &steps[at..end], options)?;
+            fused_adamw_unless_(&masters[at..end], &grads[at..end], &m, &v, &steps[at..end], options, left_out)?;
             let seeds =
                 |which: u64| (at..end).map(|i| (update << 24) + ((first + i as u64) << 1) + which).collect::<Vec<_>>();
             round_bf16_(&exp_avgs[at..end], &m, &seeds(0))?;

@@ -169,26 +169,51 @@ impl AdamW {
         Ok(())
     }
 
+    /// Says which step the next update is, counted from 0: what the rounding of bf16 moments is drawn from. Without it the
+    /// updates count themselves.
+    pub fn begin(&mut self, step: u64) {
+        self.updates = step;
+    }
+
     /// Clips, updates and clears the gradients. `factor` scales every group's rate. Returns the gradient norm before
     /// clipping; where it is not finite, nothing was updated or cleared: clipping an infinite gradient would turn every
-    /// weight into NaN (0 · ∞).
+    /// weight into NaN (0 · ∞). Waits for the device.
     ///
     /// # Errors
     /// Torch errors only.
     pub fn update(&mut self, factor: f64) -> Result<f64> {
         let _guard = tch::no_grad_guard();
         let grads = self.gradients();
-        let all: Vec<&Tensor> = grads.iter().flatten().collect();
-        let norm = ovhost_torch::foreach_norm(&all).context("norm of the gradients")?;
+        let norm = norm(&grads)?;
         let value = norm.f_double_value(&[])?;
-        if !value.is_finite() {
-            return Ok(value);
+        if value.is_finite() {
+            self.apply(&grads, &norm, factor, None)?;
         }
+        Ok(value)
+    }
+
+    /// As [`AdamW::update`], without waiting for the device: where the norm or `loss` is not finite, the device leaves the update
+    /// out; the gradients are cleared either way. Returns the norm, and 1 where the update was left out or else 0 (fp32 scalars).
+    ///
+    /// # Errors
+    /// Torch errors only.
+    pub fn update_late(&mut self, factor: f64, loss: &Tensor) -> Result<(Tensor, Tensor)> {
+        let _guard = tch::no_grad_guard();
+        let grads = self.gradients();
+        let norm = norm(&grads)?;
+        let finite = norm.f_isfinite()?.f_logical_and(&loss.f_isfinite()?)?;
+        let left_out = finite.f_logical_not()?.f_to_kind(Kind::Float)?;
+        self.apply(&grads, &norm, factor, Some(&left_out))?;
+        Ok((norm, left_out))
+    }
+
+    fn apply(&mut self, grads: &[Vec<Tensor>], norm: &Tensor, factor: f64, left_out: Option<&Tensor>) -> Result<()> {
         if self.clip > 0.0 {
-            ovhost_torch::foreach_clip_(&all, &norm, self.clip).context("clipping the gradients")?;
+            let all: Vec<&Tensor> = grads.iter().flatten().collect();
+            ovhost_torch::foreach_clip_(&all, norm, self.clip).context("clipping the gradients")?;
         }
         let mut first = 0;
-        for (group, grads) in self.groups.iter_mut().zip(&grads) {
+        for (group, grads) in self.groups.iter_mut().zip(grads) {
             let masters: Vec<Tensor> = group.slots.iter().map(|s| s.master.detach()).collect();
             let list = |f: fn(&Slot) -> &Tensor| group.slots.iter().map(f).collect::<Vec<_>>();
             let lists = Lists {
@@ -205,7 +230,7 @@ impl AdamW {
                 weight_decay: group.weight_decay,
                 eps: self.eps,
             };
-            lists.update(options, self.moments, self.updates, first).context("AdamW")?;
+            lists.update(options, left_out, self.moments, self.updates, first).context("AdamW")?;
             first += group.slots.len() as u64;
             for slot in &mut group.slots {
                 if let Some(sum) = &mut slot.sum {
@@ -216,7 +241,7 @@ impl AdamW {
             }
         }
         self.updates += 1;
-        Ok(value)
+        Ok(())
     }
 
     /// The state to save: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME` and, under bf16, `master.NAME`.
@@ -256,6 +281,11 @@ impl AdamW {
         self.updates = step as u64;
         Ok(())
     }
+}
+
+fn norm(grads: &[Vec<Tensor>]) -> Result<Tensor> {
+    let all: Vec<&Tensor> = grads.iter().flatten().collect();
+    ovhost_torch::foreach_norm(&all).context("norm of the gradients")
 }
 
 impl Slot {

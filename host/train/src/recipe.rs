@@ -243,7 +243,7 @@ fn default_eps() -> f64 {
 }
 
 /// Keys that say how a run is carried out and not what it computes: they may differ when it is resumed.
-const CONTROL_KEYS: [&str; 9] = [
+const CONTROL_KEYS: [&str; 10] = [
     "run.folder",
     "run.device",
     "run.peak_tflops",
@@ -252,6 +252,7 @@ const CONTROL_KEYS: [&str; 9] = [
     "data.workers",
     "data.prefetch",
     "train.log_every",
+    "train.guard.look",
     "eval",
 ];
 
@@ -299,6 +300,7 @@ impl Recipe {
             guard.spike_factor
         );
         ensure!(guard.spike_window >= 4, "train.guard.spike_window is {}; it must be at least 4", guard.spike_window);
+        guard.check_look()?;
         let peak = self.run.peak_tflops;
         ensure!(peak.is_finite() && peak >= 0.0, "run.peak_tflops is {peak}; it must not be negative");
         ensure!(t.accumulation > 0, "train.accumulation is 0; 1 means no accumulation");

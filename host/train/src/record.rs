@@ -90,7 +90,7 @@ impl Run<'_> {
         let share = |flops: f64| (peak > 0.0).then(|| flops / seconds / peak);
         let images: u64 = update.micros.iter().map(|m| m.grid_thw.len() as u64).sum();
         StepRecord {
-            step: self.state.step,
+            step: update.step,
             loss: stepped.loss,
             lr,
             grad_norm: stepped.norm,

@@ -3,9 +3,12 @@
 use anyhow::{Result, anyhow};
 use ovhost_data::loader::MicroBatch;
 use ovhost_model::Targets;
+use ovhost_torch::LateValues;
+use tch::{Kind, Tensor};
 use tracing::warn;
 
 use crate::guard::{NonFinite, OnSpike, Seen, Verdict};
+use crate::late::Outcome;
 use crate::recipe::LossMean;
 use crate::trainer::{Run, packed_input};
 
@@ -13,6 +16,8 @@ use crate::trainer::{Run, packed_input};
 pub(crate) struct Update {
     pub(crate) micros: Vec<MicroBatch>,
     pub(crate) targets: Vec<Targets>,
+    /// Its number, from 1.
+    pub(crate) step: u64,
     /// Seconds that the data was waited for.
     pub(crate) wait_s: f64,
 }
@@ -35,12 +40,38 @@ pub(crate) struct Stepped {
 }
 
 impl Run<'_> {
-    /// One update, or none where a guard says so.
-    pub(crate) fn step(&mut self, update: &Update, factor: f64) -> Result<Stepped> {
+    /// Launches one update, or none where a guard says so.
+    pub(crate) fn step(&mut self, update: &Update, factor: f64) -> Result<Outcome> {
         let total = update.learnt();
+        if total == 0 {
+            return Ok(Outcome::Known(Stepped { loss: 0.0, norm: 0.0, skipped: false }));
+        }
+        self.optimizer.begin(self.state.step);
+        if self.options.recipe.train.guard.late(self.options.device) {
+            let mut loss = Tensor::f_zeros([], (Kind::Double, self.options.device))?;
+            self.backward(update, total, |part| {
+                let _sum = loss.f_add_(&part)?;
+                Ok(())
+            })?;
+            let (norm, left_out) = self.optimizer.update_late(factor, &loss)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update(&self.optimizer, Some(&left_out))?;
+            }
+            let values = [loss, norm.f_to_kind(Kind::Double)?, left_out.f_to_kind(Kind::Double)?];
+            return Ok(Outcome::Late(LateValues::new(&Tensor::f_stack(&values, 0)?)?));
+        }
+        let mut loss = 0.0;
+        self.backward(update, total, |part| {
+            loss += part.f_double_value(&[])?;
+            Ok(())
+        })?;
+        self.update_at_once(update, factor, loss).map(Outcome::Known)
+    }
+
+    /// The backward passes of an update; each one's share of the loss goes to `add`.
+    fn backward(&mut self, update: &Update, total: u64, mut add: impl FnMut(Tensor) -> Result<()>) -> Result<()> {
         let config = &self.options.recipe.train;
         let (mean, recompute) = (config.loss, config.recompute());
-        let mut loss = 0.0;
         for (at, (micro, targets)) in update.micros.iter().zip(&update.targets).enumerate() {
             // A micro-batch without learnt tokens is legal and adds nothing.
             if targets.count() == 0 {
@@ -53,12 +84,14 @@ impl Run<'_> {
             let input = packed_input(micro, self.options.device)?;
             // Drawn from the place in the run: a run that goes on drops what an unbroken one does.
             let _dropout = self.model.dropout(&[self.options.recipe.run.seed, self.state.step, at as u64]);
-            loss += self.model.backward(&input, targets, divisor, recompute)?.f_double_value(&[])?;
+            add(self.model.backward(&input, targets, divisor, recompute)?)?;
             self.optimizer.collect()?;
         }
-        if total == 0 {
-            return Ok(Stepped { loss: 0.0, norm: 0.0, skipped: false });
-        }
+        Ok(())
+    }
+
+    fn update_at_once(&mut self, update: &Update, factor: f64, loss: f64) -> Result<Stepped> {
+        let config = &self.options.recipe.train;
         let spike = self.state.guard.spike(&config.guard, loss);
         if !loss.is_finite() {
             return self.unfit(update, "loss", loss, loss);
@@ -78,7 +111,26 @@ impl Run<'_> {
             return self.unfit(update, "gradient", loss, norm);
         }
         if let Some(ema) = &mut self.ema {
-            ema.update(&self.optimizer)?;
+            ema.update(&self.optimizer, None)?;
+        }
+        self.state.guard.updated(&self.options.recipe.train.guard, loss);
+        Ok(Stepped { loss, norm, skipped: false })
+    }
+
+    /// What became of a step whose values (loss, norm, 1 where the update was left out) come late.
+    pub(crate) fn judge(&mut self, update: &Update, values: &[f64]) -> Result<Stepped> {
+        let &[loss, norm, left_out] = values else {
+            return Err(anyhow!("step {}: {} values came back instead of 3", update.step, values.len()));
+        };
+        let spike = self.state.guard.spike(&self.options.recipe.train.guard, loss);
+        if !loss.is_finite() {
+            return self.unfit(update, "loss", loss, loss);
+        }
+        if spike.is_some() {
+            self.note(update, "spike", "updated", loss, spike)?;
+        }
+        if left_out != 0.0 {
+            return self.unfit(update, "gradient", loss, norm);
         }
         self.state.guard.updated(&self.options.recipe.train.guard, loss);
         Ok(Stepped { loss, norm, skipped: false })
@@ -104,6 +156,7 @@ impl Run<'_> {
         norm: f64,
         usual: Option<f64>,
     ) -> Result<Stepped> {
+        // Where it was looked at late the device has done so already, and the gradients are gone.
         self.optimizer.discard()?;
         let guard = &self.options.recipe.train.guard;
         if self.state.guard.skip(guard) == Verdict::Stop {
@@ -124,7 +177,7 @@ impl Run<'_> {
         loss: f64,
         usual: Option<f64>,
     ) -> Result<()> {
-        let step = self.state.step + 1;
+        let step = update.step;
         let keys: Vec<String> = update.micros.iter().flat_map(|m| &m.keys).cloned().collect();
         warn!("step {step}: {what}, loss {loss:.4}: {done}; its {} samples are in guards.jsonl", keys.len());
         self.guards.push(&Seen { step, what, done, loss: loss.to_string(), usual, keys: &keys })
@@ -136,7 +189,7 @@ impl Run<'_> {
             "step {}: {what}: the weights were not updated. Lower train.lr or look at its samples ({}{}). \
              The last checkpoint is good: change the recipe and continue with --resume --allow-recipe-change; \
              train.guard = {{ non_finite = \"skip\" }} leaves such updates out",
-            self.state.step + 1,
+            update.step,
             keys.join(", "),
             if keys.len() == 20 { ", ..." } else { "" }
         )

@@ -27,6 +27,7 @@ use crate::{
     checkpoint::{self, State},
     ema::{Ema, Export},
     evaluation::{Evaluated, Evaluator},
+    late::{Flight, Progress},
     lora,
     optimizer::AdamW,
     recipe::{Precision, Recipe},
@@ -162,6 +163,8 @@ pub fn train(
         source,
         saver,
         ema,
+        flight: None,
+        progress: Progress::new(),
     };
     run.go()
 }
@@ -275,6 +278,9 @@ pub(crate) struct Run<'a> {
     pub(crate) source: PathBuf,
     pub(crate) ema: Option<Ema>,
     pub(crate) saver: Saver,
+    /// The step that was launched and is not known yet.
+    pub(crate) flight: Option<Flight>,
+    pub(crate) progress: Progress,
 }
 
 impl Run<'_> {
@@ -282,7 +288,6 @@ impl Run<'_> {
         let config = self.options.recipe.train.clone();
         let begin = Instant::now();
         let bar = progress_bar(config.steps, self.state.step);
-        let (mut loss, mut fills) = (f64::NAN, (0.0, 0u64));
         let mut ended = false;
         let mut saved = None;
         // An evaluation that was broken off is made up for.
@@ -304,18 +309,9 @@ impl Run<'_> {
                 config.min_lr / config.lr,
                 config.decay,
             );
-            let stepped = self.step(&update, factor)?;
+            let outcome = self.step(&update, factor)?;
             self.state.step += 1;
-            let record = self.record(&update, &stepped, config.lr * factor, started);
-            loss = record.loss;
-            fills = (fills.0 + record.fill, fills.1 + 1);
-            if self.state.step.is_multiple_of(config.log_every) || self.state.step == config.steps {
-                self.metrics.push(&record)?;
-                if let Some(events) = &mut self.events {
-                    events.scalars(record.step, &record.scalars())?;
-                }
-            }
-            show(&bar, &record, config.steps);
+            self.launched(Flight { update, outcome, lr: config.lr * factor, started }, &bar)?;
             interrupted = self.settle(false, &bar, &mut saved)?;
         }
         if ended && !interrupted {
@@ -327,12 +323,12 @@ impl Run<'_> {
         Ok(TrainSummary {
             steps: self.state.step,
             interrupted,
-            loss,
+            loss: self.progress.loss,
             tokens: self.state.tokens,
             seconds: begin.elapsed().as_secs_f64(),
             model,
             checkpoint: saved,
-            fill: fills.0 / fills.1.max(1) as f64,
+            fill: self.progress.fill / self.progress.steps.max(1) as f64,
             rejected: self.loader.counters().rejected_total(),
             filtered: self.loader.counters().filtered_total(),
             samples: self.loader.counters().summary("delivered"),
@@ -343,9 +339,16 @@ impl Run<'_> {
     /// is to stop.
     fn settle(&mut self, ended: bool, bar: &ProgressBar, saved: &mut Option<PathBuf>) -> Result<bool> {
         self.saver.check()?;
-        let stopped = || self.options.stop.load(Ordering::SeqCst);
+        let stopped = self.options.stop.load(Ordering::SeqCst);
+        let every = self.options.recipe.checkpoint.every;
+        let due =
+            every > 0 && self.state.step.is_multiple_of(every) || self.state.step == self.options.recipe.train.steps;
+        // Nothing is saved or evaluated that was not looked at.
+        if ended || due || stopped || self.evaluation_due(ended) {
+            self.land_all(bar)?;
+        }
         let (mut best, mut evaluated) = (false, false);
-        if self.evaluation_due(ended) && !stopped() {
+        if self.evaluation_due(ended) && !self.options.stop.load(Ordering::SeqCst) {
             match bar.suspend(|| self.evaluate()) {
                 Ok(Evaluated::Made { best: better }) => (best, evaluated) = (better, true),
                 Ok(Evaluated::Stopped) => {}
@@ -356,9 +359,8 @@ impl Run<'_> {
                 }
             }
         }
-        let (stop, step) = (self.options.stop.load(Ordering::SeqCst), self.state.step);
-        let every = self.options.recipe.checkpoint.every;
-        let due = every > 0 && step.is_multiple_of(every) || step == self.options.recipe.train.steps;
+        // A signal that came just now is heeded when the step on its way is known.
+        let (stop, step) = (self.options.stop.load(Ordering::SeqCst) && self.flight.is_none(), self.state.step);
         let unsaved = saved.as_ref().is_none_or(|path| !path.ends_with(checkpoint::name(step)));
         if best || stop && !ended || due && !ended || ended && (unsaved || evaluated) {
             *saved = Some(self.save()?);
@@ -392,7 +394,7 @@ impl Run<'_> {
             .iter()
             .map(|m| Targets::new(&m.labels, &m.cu_seqlens, vocab, self.options.device))
             .collect::<Result<_, _>>()?;
-        Ok(Some(Update { micros, targets, wait_s: waited.elapsed().as_secs_f64() }))
+        Ok(Some(Update { micros, targets, step: self.state.step + 1, wait_s: waited.elapsed().as_secs_f64() }))
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -471,7 +473,7 @@ fn progress_bar(steps: u64, at: u64) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, record: &StepRecord, steps: u64) {
+pub(crate) fn show(bar: &ProgressBar, record: &StepRecord, steps: u64) {
     let text = format!(
         "loss {:.4} · {:.0} tok/s · fill {:.1} % · lr {:.2e} · norm {:.2}",
         record.loss,

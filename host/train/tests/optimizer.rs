@@ -41,13 +41,13 @@ fn the_average_is_its_formula_and_goes_on_bit_for_bit() {
         let mut want = param(kind).to_kind(Kind::Float).to_kind(Kind::Double);
         for step in 0..6 {
             update(&mut optimizer, &tensor, step);
-            ema.update(&optimizer).unwrap();
+            ema.update(&optimizer, None).unwrap();
             if step == 2 {
                 let mut saved = ema.state().map(|(name, t)| (name, t.copy())).collect::<HashMap<_, _>>();
                 resumed.load_state(&mut saved).unwrap();
                 assert!(saved.is_empty());
             } else if step > 2 {
-                resumed.update(&optimizer).unwrap();
+                resumed.update(&optimizer, None).unwrap();
             }
             let master = optimizer.masters().next().unwrap().1.detach().to_kind(Kind::Double);
             want = want * 0.75 + master * 0.25;
@@ -104,10 +104,14 @@ impl Problem {
     }
 
     fn update(&mut self, step: i64) {
+        self.backward(step);
+        self.optimizer.update(1.0).unwrap();
+    }
+
+    fn backward(&mut self, step: i64) {
         let at = Tensor::arange(WIDE * 2, (Kind::Float, Device::Cpu)).view([WIDE, 2]);
         let noise = (&at * (step as f64 * 1.7 + 0.3)).sin() * 3.0;
         ((&self.weight - (&at * 0.01).cos() - noise).square() * 0.5).sum(Kind::Float).backward();
-        self.optimizer.update(1.0).unwrap();
     }
 
     fn state(&self, name: &str) -> Tensor {
@@ -157,4 +161,46 @@ fn a_state_that_is_saved_goes_on_bit_for_bit() {
     }
     assert!(whole.weight.equal(&resumed.weight));
     assert!(whole.state("exp_avg_sq.w").equal(&resumed.state("exp_avg_sq.w")));
+}
+
+/// Looked at late, an update is the same bit for bit, and one that is not finite changes nothing but the gradients.
+#[test]
+fn late_updates_equal_those_at_once() {
+    for moments in ["fp32", "bf16"] {
+        let (mut at_once, mut late) = (Problem::new(moments), Problem::new(moments));
+        let state = |p: &Problem| p.optimizer.state().into_iter().map(|(_, t)| t.copy()).collect::<Vec<_>>();
+        let (mut a, mut b) = (Ema::new(&at_once.optimizer, 0.9), Ema::new(&late.optimizer, 0.9));
+        for step in 0..8 {
+            at_once.backward(step);
+            let norm = at_once.optimizer.update(0.5).unwrap();
+            a.update(&at_once.optimizer, None).unwrap();
+            late.backward(step);
+            let loss = Tensor::from(1.0f64);
+            let (value, left_out) = late.optimizer.update_late(0.5, &loss).unwrap();
+            b.update(&late.optimizer, Some(&left_out)).unwrap();
+            assert_eq!((value.double_value(&[]), left_out.double_value(&[])), (norm, 0.0));
+        }
+        let same = |at_once: &Problem, late: &Problem| {
+            assert!(at_once.weight.equal(&late.weight));
+            assert!(state(at_once).iter().zip(state(late)).all(|(a, b)| a.equal(&b)), "{moments}");
+        };
+        same(&at_once, &late);
+        assert!(average(&a).allclose(&average(&b), 1e-6, 1e-7, false));
+
+        // Not finite: by the gradient, then by the loss.
+        let before = average(&b).copy();
+        for (at, loss) in [(f64::INFINITY, 1.0), (1.0, f64::NAN)] {
+            ((&late.weight * at) * 1.0).sum(Kind::Float).backward();
+            let (_, left_out) = late.optimizer.update_late(0.5, &Tensor::from(loss)).unwrap();
+            b.update(&late.optimizer, Some(&left_out)).unwrap();
+            assert_eq!(left_out.double_value(&[]), 1.0);
+        }
+        same(&at_once, &late);
+        assert!(average(&b).equal(&before));
+        for problem in [&mut at_once, &mut late] {
+            problem.optimizer.begin(20);
+            problem.update(9);
+        }
+        same(&at_once, &late);
+    }
 }

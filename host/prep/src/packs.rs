@@ -329,7 +329,7 @@ impl Step for PackAll<'_> {
         let path = PacksFile::path(out);
         let fingerprint = Sha256::digest(self.plan().settings.to_string());
         put_with(&path, |file| {
-            let mut buffer = BufWriter::with_capacity(1 << 20, file);
+            let mut buffer = BufWriter::with_capacity(1 << 16, file);
             packs.write(&mut buffer, &fingerprint).and_then(|()| buffer.flush()).map_err(io(&path, "write"))
         })?;
         let name = path.strip_prefix(out).unwrap_or(&path).to_string_lossy().into_owned();

@@ -23,4 +23,5 @@ mod lora;
 mod object_stores;
 mod resume;
 mod train;
+mod transformers;
 mod trust;

@@ -14,6 +14,7 @@ mod cache;
 mod chain;
 mod checkpoint;
 mod error;
+pub mod gguf;
 mod input;
 mod layers;
 pub mod llava_onevision1_5;

@@ -169,11 +169,7 @@ pub(crate) fn write_planned(dir: &Path, tensors: &[Planned<'_>], shard_bytes: us
 }
 
 /// A tensor that is there; it comes to the CPU, made by `finish`, when it is written.
-fn planned<'a>(
-    name: &'a str,
-    tensor: &'a Tensor,
-    finish: &'a dyn Fn(&str, Tensor) -> Result<Tensor>,
-) -> Planned<'a> {
+fn planned<'a>(name: &'a str, tensor: &'a Tensor, finish: &'a dyn Fn(&str, Tensor) -> Result<Tensor>) -> Planned<'a> {
     Planned {
         name: name.to_owned(),
         kind: tensor.kind(),

@@ -205,11 +205,8 @@ impl VisionConfig {
 impl TextConfig {
     fn read(section: &Section<'_>) -> Result<Self> {
         section.only("hidden_act", &[json!("silu")], "SwiGLU")?;
+        section.only("sliding_window", &[], "full attention in every layer")?;
         section.only("use_sliding_window", &[json!(false)], "full attention in every layer")?;
-        // Qwen2.5's files give a width and say that it is not used.
-        if section.get("use_sliding_window").is_none() {
-            section.only("sliding_window", &[], "full attention in every layer")?;
-        }
         section.only("mlp_bias", &[json!(false)], "no biases in the MLP")?;
         section.only("partial_rotary_factor", &[json!(1), json!(1.0)], "every channel of a head is rotated")?;
         for key in ["rope_scaling", "rope_parameters"] {

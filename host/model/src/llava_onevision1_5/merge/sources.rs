@@ -80,6 +80,7 @@ pub(super) fn language(dir: &Path) -> Result<(Map<String, Value>, Source)> {
     for key in ["architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map"] {
         config.shift_remove(key);
     }
+    // Qwen2.5's files give a width and say that it is not used.
     if config.get("use_sliding_window") == Some(&json!(false)) {
         config.insert("sliding_window".into(), Value::Null);
     }

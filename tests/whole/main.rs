@@ -22,5 +22,7 @@ mod live_eval;
 mod lora;
 mod object_stores;
 mod resume;
+mod stages;
 mod train;
+mod transformers;
 mod trust;

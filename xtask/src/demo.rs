@@ -6,6 +6,8 @@
 //! ```
 //! Every step leaves a file; a second run goes on where the first one stopped.
 
+mod align;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,10 +19,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{ovhost, setup, setup_all};
 
+/// The examples that have a demo.
+const EXAMPLES: [&str; 3] = ["easy_vqa", "fashion_mnist", "align_smollm2"];
+
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub struct DemoArgs {
-    /// Which example to run: easy_vqa (questions about shapes) or fashion_mnist (captions of product photos)
+    /// Which example to run: easy_vqa (questions about shapes), fashion_mnist (captions of product photos) or align_smollm2
+    /// (the same captions by a pretrained language model that learns to see)
     #[arg(default_value = "easy_vqa")]
     example: String,
     /// Remove the example's data, model and run first
@@ -35,13 +41,14 @@ pub struct DemoArgs {
 pub fn demo(root: &Path, args: &DemoArgs) -> Result<()> {
     let dir = root.join("examples").join(&args.example);
     ensure!(
-        dir.join("recipe.toml").is_file() && ["easy_vqa", "fashion_mnist"].contains(&args.example.as_str()),
-        "there is no demo called {:?}; easy_vqa and fashion_mnist are",
-        args.example
+        dir.join("recipe.toml").is_file() && EXAMPLES.contains(&args.example.as_str()),
+        "there is no demo called {:?}; there are {}",
+        args.example,
+        EXAMPLES.join(", ")
     );
     setup_all(root)?;
     if args.fresh {
-        for name in ["data", "tokenizer", "model", "runs"] {
+        for name in ["data", "tokenizer", "llm", "model", "runs"] {
             let path = dir.join(name);
             if path.exists() {
                 fs::remove_dir_all(&path)?;
@@ -50,6 +57,7 @@ pub fn demo(root: &Path, args: &DemoArgs) -> Result<()> {
     }
     let demo = Demo { root, dir, started: Instant::now() };
     match args.example.as_str() {
+        "align_smollm2" => return demo.align(args.steps),
         "fashion_mnist" => demo.fashion_data()?,
         _ => demo.easy_vqa_data()?,
     }
@@ -276,7 +284,7 @@ impl Demo<'_> {
 }
 
 fn quote(arg: &str) -> String {
-    if arg.contains([' ', '{', '"', '?']) { format!("'{arg}'") } else { arg.to_owned() }
+    if arg.is_empty() || arg.contains([' ', '{', '"', '?']) { format!("'{arg}'") } else { arg.to_owned() }
 }
 
 /// Unpacks the members below `prefix` of a wheel.

@@ -193,7 +193,8 @@ fn normalizer_json() -> Value {
     json!({"type": "NFC"})
 }
 
-pub(crate) fn pre_tokenizer_json() -> Value {
+/// The cutting of text into words, in the form of `tokenizer.json`.
+pub fn pre_tokenizer_json() -> Value {
     json!({"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": false},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]})

@@ -67,6 +67,8 @@ pub(crate) enum Source {
     Files(Checkpoint),
     /// Files whose names and shapes are checked: every tensor is one number, seen many times.
     Headers(Checkpoint),
+    /// Names and shapes alone: every tensor is one number, seen many times.
+    Names,
 }
 
 pub(crate) struct Shared {
@@ -111,6 +113,7 @@ impl<'a> Builder<'a> {
                 checkpoint.expect(&name, shape)?;
                 Tensor::f_zeros([1], (kind, device))?.f_expand(shape, false)?
             }
+            Source::Names => Tensor::f_zeros([1], (kind, device))?.f_expand(shape, false)?,
             // Drawn on the CPU in fp32, so that a seed means the same weights on every device and in every precision.
             Source::Random => {
                 let options = (Kind::Float, Device::Cpu);

@@ -180,7 +180,8 @@ impl Checkpoint {
         self.entries.contains_key(name)
     }
 
-    fn files_text(&self) -> String {
+    /// The weight files, in words.
+    pub(crate) fn files_text(&self) -> String {
         match self.files.as_slice() {
             [] => "no file".to_owned(),
             [one] => one.0.display().to_string(),
@@ -199,6 +200,45 @@ impl Checkpoint {
         let mut bytes = vec![0u8; entry.bytes];
         file.read_exact_at(&mut bytes, entry.offset).map_err(|e| ModelError::io(path, e))?;
         Ok(Tensor::f_from_data_size(&bytes, &entry.shape, entry.kind)?)
+    }
+
+    /// Kind and shape of a tensor, and its name as its file has it.
+    pub(crate) fn describe(&self, name: &str) -> Option<(Kind, &[i64], &str)> {
+        self.entries.get(name).map(|e| (e.kind, e.shape.as_slice(), e.name.as_str()))
+    }
+
+    /// Bytes of a tensor from `at` on, as many as `buffer` holds.
+    pub(crate) fn read_at(&self, name: &str, at: u64, buffer: &mut [u8]) -> Result<()> {
+        let entry =
+            self.entries.get(name).ok_or_else(|| weights(format!("{}: no tensor named {name}", self.files_text())))?;
+        let (path, file) = &self.files[entry.file];
+        file.read_exact_at(buffer, entry.offset + at).map_err(|e| ModelError::io(path, e))
+    }
+
+    /// Hands the bytes of a tensor to `each`: where a piece begins, and the piece, of at most a MiB.
+    pub(crate) fn read(&self, name: &str, each: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let bytes = self.entries.get(name).map_or(0, |e| e.bytes);
+        let mut buffer = vec![0u8; bytes.clamp(1, 1 << 20)];
+        let mut done = 0;
+        while done < bytes {
+            let n = buffer.len().min(bytes - done);
+            self.read_at(name, done as u64, &mut buffer[..n])?;
+            each(done as u64, &buffer[..n])?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Rows `first..first + count` of a matrix, on the CPU.
+    pub(crate) fn rows(&self, name: &str, first: i64, count: i64) -> Result<Tensor> {
+        let entry =
+            self.entries.get(name).ok_or_else(|| weights(format!("{}: no tensor named {name}", self.files_text())))?;
+        let (rows, width) = (entry.shape.first().copied().unwrap_or(1), entry.shape.get(1).copied().unwrap_or(1));
+        let count = count.min(rows - first).max(0);
+        let row = width as usize * entry.kind.elt_size_in_bytes();
+        let mut bytes = vec![0u8; row * count as usize];
+        self.read_at(name, row as u64 * first.max(0) as u64, &mut bytes)?;
+        Ok(Tensor::f_from_data_size(&bytes, &[count, width], entry.kind)?)
     }
 
     /// The parameter `name`, checked against the shape that the configuration wants.

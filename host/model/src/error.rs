@@ -28,6 +28,9 @@ pub enum ModelError {
     /// Weight files that do not fit the configuration, or are damaged.
     #[error("{0}")]
     Weights(String),
+    /// A folder or file that a model cannot be made from.
+    #[error("{0}")]
+    Source(String),
     /// A batch that does not fit the model.
     #[error("{0}")]
     Input(String),

@@ -6,7 +6,7 @@
 //!                                                            ▲                └ prefill / decode with KvCache
 //!            PackedInput: ids, positions, cu_seqlens, pixel rows, grids ──────┘
 //! ```
-//! One folder per model family (`llava_onevision1_5/`: config, vision, merger, language, model, weights); what families
+//! `merge` makes a model folder of a vision tower and a language model. One folder per model family (`llava_onevision1_5/`: config, vision, merger, language, model, weights); what families
 //! share (layers, builder, safetensors, cache) lies beside it. Tensors of a batch are concatenated samples: nothing is padded.
 
 mod builder;
@@ -14,6 +14,7 @@ mod cache;
 mod chain;
 mod checkpoint;
 mod error;
+pub mod gguf;
 mod input;
 mod layers;
 pub mod llava_onevision1_5;

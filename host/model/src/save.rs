@@ -1,12 +1,11 @@
 //! Writes files whole or not at all: temporary name, flush to disk, rename.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, View};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
@@ -35,48 +34,24 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |to| File::create(to).and_then(|mut f| f.write_all(bytes)).map_err(|e| ModelError::io(to, e)))
 }
 
-/// A contiguous CPU tensor whose bytes are written without a copy.
-struct Bytes {
+/// The bytes of a tensor, as files have them: contiguous, on the CPU.
+pub(crate) struct Bytes {
     tensor: Tensor,
-    dtype: Dtype,
-    shape: Vec<usize>,
 }
 
 impl Bytes {
-    fn new(name: &str, tensor: &Tensor) -> Result<Self> {
-        let dtype = match tensor.kind() {
-            Kind::Float => Dtype::F32,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Half => Dtype::F16,
-            Kind::Double => Dtype::F64,
-            other => return Err(ModelError::Weights(format!("tensor {name}: kind {other:?} cannot be saved"))),
-        };
-        let shape = tensor.size().iter().map(|&d| d as usize).collect();
-        Ok(Bytes { tensor: tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?, dtype, shape })
-    }
-}
-
-impl View for &Bytes {
-    fn dtype(&self) -> Dtype {
-        self.dtype
+    pub(crate) fn new(tensor: &Tensor) -> Result<Self> {
+        Ok(Bytes { tensor: tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()? })
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let n = self.data_len();
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        let n = bytes_of(&self.tensor);
         if n == 0 {
-            return Cow::Borrowed(&[]);
+            return &[];
         }
         // SAFETY: the tensor is contiguous, on the CPU, lives as long as self, and has exactly n bytes; nobody writes to it
         // while the slice is read: saving runs on the thread that would train, or beside it on copies and frozen weights.
-        Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), n) })
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.dtype.bitsize() / 8
+        unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), n) }
     }
 }
 
@@ -84,29 +59,76 @@ fn bytes_of(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
 }
 
-/// One safetensors file.
-pub(crate) fn write_one(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views =
-        tensors.iter().map(|(name, t)| Ok((name.as_str(), Bytes::new(name, t)?))).collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    replace(path, |to| {
-        safetensors::serialize_to_file(views.iter().map(|(n, b)| (*n, b)), Some(metadata), to)
-            .map_err(|e| ModelError::Weights(format!("{}: {e}", to.display())))
+/// Writes bytes of a tensor, in order and in as many pieces as it likes.
+pub(crate) type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// A tensor of a file to be: what its header says, and where its bytes come from when their turn has come.
+pub(crate) struct Planned<'a> {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) fill: Box<dyn Fn(&mut Put<'_>) -> Result<()> + 'a>,
+}
+
+impl Planned<'_> {
+    pub(crate) fn bytes(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize * self.kind.elt_size_in_bytes()
+    }
+}
+
+fn dtype_of(name: &str, kind: Kind) -> Result<Dtype> {
+    Ok(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Half => Dtype::F16,
+        Kind::Double => Dtype::F64,
+        other => return Err(ModelError::Weights(format!("tensor {name}: kind {other:?} cannot be saved"))),
     })
 }
 
-/// `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index above `shard_bytes`. `finish` makes of a tensor
-/// what is written, of its shape and kind.
-pub(crate) fn write_tensors(
-    dir: &Path,
-    tensors: Vec<(String, Tensor)>,
-    shard_bytes: usize,
-    finish: impl Fn(&str, Tensor) -> Result<Tensor>,
-) -> Result<()> {
-    let mut shards: Vec<Vec<(String, Tensor)>> = vec![Vec::new()];
+/// Writes one safetensors file; no more of a tensor is in memory than its `fill` holds.
+fn write_file_of(path: &Path, tensors: &[&Planned<'_>]) -> Result<()> {
+    // As the format's own writer: wide elements first, so that each lies at a multiple of its size.
+    let mut tensors = tensors.to_vec();
+    tensors.sort_by(|a, b| b.kind.elt_size_in_bytes().cmp(&a.kind.elt_size_in_bytes()).then(a.name.cmp(&b.name)));
+    let mut at = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for tensor in &tensors {
+        let shape = tensor.shape.iter().map(|&d| d as usize).collect();
+        let data_offsets = (at, at + tensor.bytes());
+        at = data_offsets.1;
+        infos.push((
+            tensor.name.clone(),
+            TensorInfo { dtype: dtype_of(&tensor.name, tensor.kind)?, shape, data_offsets },
+        ));
+    }
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let weights = |e: String| ModelError::Weights(format!("{}: {e}", path.display()));
+    let header = Metadata::new(Some(metadata), infos).map_err(|e| weights(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| weights(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let io = |e| ModelError::io(path, e);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
+    file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(io)?;
+    for tensor in tensors {
+        let mut written = 0;
+        (tensor.fill)(&mut |bytes| {
+            written += bytes.len();
+            file.write_all(bytes).map_err(|e| ModelError::io(path, e))
+        })?;
+        if written != tensor.bytes() {
+            return Err(weights(format!("tensor {} has {written} bytes instead of {}", tensor.name, tensor.bytes())));
+        }
+    }
+    file.flush().map_err(io)
+}
+
+/// `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index above `shard_bytes`. Gives the weight files' names.
+pub(crate) fn write_planned(dir: &Path, tensors: &[Planned<'_>], shard_bytes: usize) -> Result<Vec<String>> {
+    let mut shards: Vec<Vec<&Planned<'_>>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
-    for (name, tensor) in tensors {
-        let bytes = bytes_of(&tensor);
+    for tensor in tensors {
+        let bytes = tensor.bytes();
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -114,7 +136,7 @@ pub(crate) fn write_tensors(
         filled += bytes;
         total += bytes;
         if let Some(last) = shards.last_mut() {
-            last.push((name, tensor));
+            last.push(tensor);
         }
     }
     let count = shards.len();
@@ -125,28 +147,53 @@ pub(crate) fn write_tensors(
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
-        // One file's tensors at a time are made and come to the CPU.
-        let shard =
-            shard.into_iter().map(|(name, t)| finish(&name, t).map(|t| (name, t))).collect::<Result<Vec<_>>>()?;
-        write_one(&dir.join(&file), &shard)?;
-        map.extend(shard.into_iter().map(|(name, _)| (name, file.clone())));
+        replace(&dir.join(&file), |to| write_file_of(to, &shard))?;
+        map.extend(shard.into_iter().map(|tensor| (tensor.name.clone(), file.clone())));
         files.push(file);
     }
     let index = "model.safetensors.index.json";
     if count > 1 {
         let value = json!({"metadata": {"total_size": total}, "weight_map": map});
         write_file(&dir.join(index), format!("{value:#}\n").as_bytes())?;
-        files.push(index.to_owned());
     }
     // What an earlier, larger or smaller model left would be loaded instead of or beside this one.
     for entry in std::fs::read_dir(dir).map_err(|e| ModelError::io(dir, e))? {
         let entry = entry.map_err(|e| ModelError::io(dir, e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let weights = name.starts_with("model") && (name.ends_with(".safetensors") || name == index);
-        if weights && !files.contains(&name) {
+        if weights && !files.contains(&name) && !(count > 1 && name == index) {
             std::fs::remove_file(entry.path()).map_err(|e| ModelError::io(&entry.path(), e))?;
         }
     }
+    Ok(files)
+}
+
+/// A tensor that is there; it comes to the CPU, made by `finish`, when it is written.
+fn planned<'a>(name: &'a str, tensor: &'a Tensor, finish: &'a dyn Fn(&str, Tensor) -> Result<Tensor>) -> Planned<'a> {
+    Planned {
+        name: name.to_owned(),
+        kind: tensor.kind(),
+        shape: tensor.size(),
+        fill: Box::new(move |put| put(Bytes::new(&finish(name, tensor.shallow_clone())?)?.as_slice())),
+    }
+}
+
+/// One safetensors file.
+pub(crate) fn write_one(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let planned: Vec<Planned<'_>> = tensors.iter().map(|(name, t)| planned(name, t, &|_, t| Ok(t))).collect();
+    replace(path, |to| write_file_of(to, &planned.iter().collect::<Vec<_>>()))
+}
+
+/// As [`write_planned`], of tensors that are there; one at a time comes to the CPU. `finish` makes of a tensor what is written,
+/// of its shape and kind.
+pub(crate) fn write_tensors(
+    dir: &Path,
+    tensors: Vec<(String, Tensor)>,
+    shard_bytes: usize,
+    finish: impl Fn(&str, Tensor) -> Result<Tensor>,
+) -> Result<()> {
+    let planned: Vec<Planned<'_>> = tensors.iter().map(|(name, t)| planned(name, t, &finish)).collect();
+    write_planned(dir, &planned, shard_bytes)?;
     Ok(())
 }
 

@@ -84,3 +84,22 @@ fn what_is_computed_again_changes_nothing() {
         }
     }
 }
+
+#[test]
+fn a_frozen_decoder_has_no_gradients_and_passes_on_the_same() {
+    use Module::{Language, Merger, Vision};
+    for tied in [false, true] {
+        let model = model(tied);
+        for recompute in [Recompute::NONE, Recompute { policy: RecomputePolicy::Full, every: 1 }] {
+            let (loss, all) = gradients(&model, &[Vision, Merger, Language], true, recompute);
+            let (frozen_loss, some) = gradients(&model, &[Vision, Merger], true, recompute);
+            assert_eq!(loss, frozen_loss);
+            for (((name, wanted), (_, got)), param) in all.iter().zip(&some).zip(model.parameters()) {
+                match param.module {
+                    Language => assert!(got.is_none(), "a gradient of {name} was computed"),
+                    _ => assert!(got.as_ref().unwrap().equal(wanted.as_ref().unwrap()), "{name}"),
+                }
+            }
+        }
+    }
+}

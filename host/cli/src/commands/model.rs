@@ -1,4 +1,7 @@
-//! `ovhost model`: new model folders, and comparing a folder with expected values.
+//! `ovhost model`: new model folders, merged ones, and comparing a folder with expected values.
+
+mod import;
+mod merge;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -15,6 +18,10 @@ use crate::wiring;
 pub enum Command {
     /// Make a model folder with random weights, to be trained from nothing
     New(NewArgs),
+    /// Join a vision tower and a language model to a model folder, with a new merger between them
+    Merge(merge::Args),
+    /// Make a Hugging Face folder of a GGUF file: a language model to merge
+    Import(import::Args),
     /// Compare a model with expected tensors, losses, gradients and updates
     Verify(VerifyArgs),
 }
@@ -69,6 +76,8 @@ pub struct VerifyArgs {
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::New(args) => new(&args),
+        Command::Merge(args) => merge::run(args),
+        Command::Import(args) => import::run(args),
         Command::Verify(args) => {
             wiring::device("cpu", 0)?;
             let report = ovhost_model::verify(&args.model, &args.expected, args.tolerance)?;

@@ -207,6 +207,8 @@ impl TextConfig {
         section.only("hidden_act", &[json!("silu")], "SwiGLU")?;
         section.only("sliding_window", &[], "full attention in every layer")?;
         section.only("use_sliding_window", &[json!(false)], "full attention in every layer")?;
+        section.only("mlp_bias", &[json!(false)], "no biases in the MLP")?;
+        section.only("partial_rotary_factor", &[json!(1), json!(1.0)], "every channel of a head is rotated")?;
         for key in ["rope_scaling", "rope_parameters"] {
             let Some(value) = section.get(key) else { continue };
             let kind =
@@ -230,6 +232,9 @@ impl TextConfig {
         let hidden_size = section.size("hidden_size", None)?;
         let num_attention_heads = section.size("num_attention_heads", None)?;
         let theta = section.get("rope_parameters").and_then(|p| p.get("rope_theta")).and_then(Value::as_f64);
+        // What `transformers` takes where a file says nothing: its own classes of language models, and this model's.
+        let own = family == "LLaVAOneVision1_5_text";
+        let head_dim = if family == "qwen3" { 128 } else { (hidden_size / num_attention_heads).max(1) };
         let config = TextConfig {
             vocab_size: section.size("vocab_size", None)?,
             hidden_size,
@@ -237,9 +242,9 @@ impl TextConfig {
             num_hidden_layers: section.size("num_hidden_layers", None)?,
             num_attention_heads,
             num_key_value_heads: section.size("num_key_value_heads", Some(num_attention_heads))?,
-            head_dim: section.size("head_dim", Some((hidden_size / num_attention_heads).max(1)))?,
+            head_dim: section.size("head_dim", Some(head_dim))?,
             rms_norm_eps: section.number("rms_norm_eps", 1e-6)?,
-            rope_theta: section.number("rope_theta", theta.unwrap_or(5e6))?,
+            rope_theta: section.number("rope_theta", theta.unwrap_or(if own { 5e6 } else { 1e4 }))?,
             max_position_embeddings: section.size("max_position_embeddings", Some(262_144))?,
             initializer_range: section.number("initializer_range", 0.02)?,
             tie_word_embeddings: section.flag("tie_word_embeddings", false)?,

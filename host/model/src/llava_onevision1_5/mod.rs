@@ -11,6 +11,7 @@ mod config;
 mod flops;
 mod language;
 mod memory;
+pub mod merge;
 mod merger;
 mod model;
 mod presets;

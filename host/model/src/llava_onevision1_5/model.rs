@@ -140,6 +140,28 @@ impl LlavaOnevision {
         })
     }
 
+    /// Names, shapes and modules of the parameters that a configuration asks for. The tensors hold no memory.
+    pub(crate) fn names(config: &ModelConfig) -> Result<Vec<Param>> {
+        let options = LoadOptions { device: Device::Cpu, kind: Kind::Float };
+        Ok(Self::build(config.clone(), Source::Names, &options)?.params)
+    }
+
+    /// Random weights (fp32, CPU) of the merger, and of the vision tower where `tower`, as in [`LlavaOnevision::random`].
+    pub(crate) fn random_adapter(config: &ModelConfig, seed: i64, tower: bool) -> Result<Vec<Param>> {
+        let _guard = tch::no_grad_guard();
+        let std = config.vision.initializer_range;
+        let (device, kind) = (Device::Cpu, Kind::Float);
+        let shared = RefCell::new(Shared { source: Source::Random, params: Vec::new(), device, kind, std });
+        let at = Builder::new(&shared, "model.visual", Module::Vision);
+        seeded(seed, || {
+            if tower {
+                Vision::new(&config.vision, &at)?;
+            }
+            Merger::new(config, &at.at("merger").of(Module::Merger))
+        })?;
+        Ok(shared.into_inner().params)
+    }
+
     /// The configuration that it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -43,9 +43,10 @@ pub(crate) fn ignored(name: &str, tied: bool) -> bool {
 const SHARD_BYTES: usize = 5_000_000_000;
 
 /// Files of a model folder that do not hold weights and belong to the result as they are.
-fn is_companion(name: &str) -> bool {
+pub(crate) fn is_companion(name: &str) -> bool {
     let known = [".json", ".jinja", ".txt", ".model", ".tiktoken"].iter().any(|end| name.ends_with(end));
-    known && name != "config.json" && !name.ends_with(".safetensors.index.json")
+    // merge.json is about the weights that were merged.
+    known && name != "config.json" && name != "merge.json" && !name.ends_with(".safetensors.index.json")
 }
 
 /// Writes `config.json`, the weights (adapters merged into them, short names, several files above 5 GB with an index) and copies of the tokenizer,

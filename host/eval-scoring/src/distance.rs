@@ -1,0 +1,68 @@
+//! Edit distance, and the score of document questions that is made of it (ANLS: Biten et al., "Scene Text Visual Question
+//! Answering", 2019).
+
+use crate::python::text;
+
+/// Insertions, deletions and replacements of code points that make one text of the other (Levenshtein).
+pub fn levenshtein(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    let same = short.iter().zip(&long).take_while(|(a, b)| a == b).count();
+    let (short, long) = (&short[same..], &long[same..]);
+    let mut row: Vec<usize> = (0..=short.len()).collect();
+    for (i, &c) in long.iter().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, &d) in short.iter().enumerate() {
+            let kept = corner + usize::from(c != d);
+            corner = row[j + 1];
+            row[j + 1] = kept.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[short.len()]
+}
+
+/// Below this similarity an answer is worth nothing.
+pub const ANLS_THRESHOLD: f64 = 0.5;
+
+/// The best similarity of an answer to one of the references, 0 to 1: 1 − distance / length, 0 below [`ANLS_THRESHOLD`].
+///
+/// The distance is that of the texts in lower case with single spaces; the length is that of the longer one *before* that,
+/// in capitals (which can be longer: "ß" is "SS"). That is the reference's way, and what published numbers mean. `None`
+/// without references.
+pub fn anls<'a>(references: impl IntoIterator<Item = &'a str>, answer: &str) -> Option<f64> {
+    let normal = |text: &str| text::split(&text::lower(text)).collect::<Vec<_>>().join(" ");
+    let (said, said_length) = (normal(answer), text::len(&text::upper(answer)));
+    let worst_first = references.into_iter().map(|reference| {
+        let length = text::len(&text::upper(reference)).max(said_length);
+        if length == 0 { 0.0 } else { levenshtein(&normal(reference), &said) as f64 / length as f64 }
+    });
+    let least =
+        worst_first.fold(None, |least: Option<f64>, share| Some(least.map_or(share, |least| least.min(share))))?;
+    let score = 1.0 - least;
+    Some(if score < ANLS_THRESHOLD { 0.0 } else { score })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_code_points() {
+        for (one, other, distance) in
+            [("flaw", "lawn", 2), ("", "abc", 3), ("kitten", "sitting", 3), ("东京", "东京都", 1), ("a", "a", 0)]
+        {
+            assert_eq!(levenshtein(one, other), distance);
+            assert_eq!(levenshtein(other, one), distance);
+        }
+    }
+
+    #[test]
+    fn half_right_is_the_least_that_counts() {
+        assert_eq!(anls(["ab"], "ax"), Some(0.5));
+        assert_eq!(anls(["abc"], "axy"), Some(0.0));
+        assert_eq!(anls(["x", "hello"], "Hello "), Some(1.0));
+        assert_eq!(anls([""], ""), Some(1.0));
+        assert_eq!(anls([], "a"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! The letter of a multiple-choice answer out of free text: the reader that several tasks share.
+
+use crate::python::text;
+
+/// Where a letter was found, the surest last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Anywhere, where nothing better is.
+    Anywhere,
+    /// "B ".
+    Space,
+    /// "B)".
+    RightParenthesis,
+    /// "B:".
+    Colon,
+    /// "B.".
+    Period,
+    /// "(B)".
+    Parentheses,
+    /// Somewhere after "the answer is".
+    Phrase,
+    /// The last character.
+    End,
+    /// The first character.
+    Start,
+}
+
+/// What announces an answer, in lower case.
+const PHRASES: [&str; 27] = [
+    "the answer is",
+    "answer is",
+    "the correct answer is",
+    "correct answer is",
+    "the best answer is",
+    "best answer is",
+    "the correct option is",
+    "correct option is",
+    "the best option is",
+    "best option is",
+    "the choice is",
+    "choice is",
+    "the correct choice is",
+    "correct choice is",
+    "i choose",
+    "i select",
+    "i pick",
+    "my answer is",
+    "my choice is",
+    "옵션",
+    "정답은",
+    "답은",
+    "답:",
+    "答案是",
+    "答案为",
+    "选",
+    "答えは",
+];
+
+/// What is stripped off both ends, once each, in this order.
+const PUNCTUATION: [char; 8] = [',', '.', '!', '?', ';', ':', '\'', '"'];
+
+/// The letters that are looked for where a task names none.
+pub const DEFAULT_CHOICES: [char; 8] = ['A', 'B', 'C', 'D', 'E', 'F', 'G', 'H'];
+
+/// The letter that the text most likely gives; `None` if it holds none of the choices.
+///
+/// Every place is a candidate of a kind; the surest kind wins, within it the later place, within that the one that was
+/// found first.
+pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
+    let stripped = text::strip(answer);
+    if stripped.is_empty() {
+        return None;
+    }
+    let mut padded: Vec<char> = vec![' '];
+    padded.extend(text::strip_each(stripped, &PUNCTUATION).chars());
+    padded.push(' ');
+    // The first of equals stays, so that the order of looking is the order of preference.
+    let mut best: Option<(Kind, usize, char)> = None;
+    let mut offer = |kind: Kind, at: usize, letter: char| {
+        if best.is_none_or(|(k, place, _)| (kind, at) > (k, place)) {
+            best = Some((kind, at, letter));
+        }
+    };
+    let last = |pattern: &[char]| padded.windows(pattern.len()).rposition(|window| window == pattern);
+    for &letter in choices {
+        if let Some(at) = last(&['(', letter, ')']) {
+            offer(Kind::Parentheses, at, letter);
+        }
+    }
+    for (kind, mark) in [(Kind::Period, '.'), (Kind::Colon, ':'), (Kind::RightParenthesis, ')'), (Kind::Space, ' ')] {
+        for &letter in choices {
+            if let Some(at) = last(&[letter, mark]) {
+                offer(kind, at, letter);
+            }
+        }
+    }
+    // Lower case can be longer than the text; the position is used as it is, as the reference does.
+    let lowered: Vec<char> = text::lower(&padded.iter().collect::<String>()).chars().collect();
+    for phrase in PHRASES {
+        let phrase: Vec<char> = phrase.chars().collect();
+        let Some(found) = lowered.windows(phrase.len()).position(|window| window == phrase) else { continue };
+        let from = (found + phrase.len()).min(padded.len());
+        for &letter in choices {
+            if let Some(at) = padded[from..].iter().position(|&c| c == letter) {
+                offer(Kind::Phrase, from + at, letter);
+            }
+        }
+    }
+    let whole: String = padded.iter().collect();
+    let inner: Vec<char> = text::strip(&whole).chars().collect();
+    let outside = |c: Option<&char>| c.is_none_or(|&c| !text::is_alpha(c));
+    for &letter in choices {
+        if inner.first() == Some(&letter) && outside(inner.get(1)) {
+            offer(Kind::Start, 0, letter);
+        }
+    }
+    for &letter in choices {
+        if inner.last() == Some(&letter) && outside(inner.len().checked_sub(2).and_then(|at| inner.get(at))) {
+            offer(Kind::End, padded.len() - 1, letter);
+        }
+    }
+    if best.is_none() {
+        for &letter in choices {
+            if let Some(at) = padded.iter().rposition(|&c| c == letter) {
+                best = best.filter(|&(_, place, _)| place >= at).or(Some((Kind::Anywhere, at, letter)));
+            }
+        }
+    }
+    best.map(|(.., letter)| letter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_surest_place_wins() {
+        for (answer, letter) in [
+            ("The correct answer is (B).", Some('B')),
+            ("A. cat\nB. dog", Some('A')),
+            ("B or C", Some('B')),
+            ("The best option is A, because B is wrong", Some('B')),
+            ("Because of the lack of light", Some('B')),
+            ("AC/DC", Some('C')),
+            ("b", None),
+            (" ", None),
+            ("...", None),
+        ] {
+            assert_eq!(extract(answer, &['A', 'B', 'C', 'D']), letter, "{answer}");
+        }
+        assert_eq!(extract("G.", &DEFAULT_CHOICES), Some('G'));
+    }
+}

@@ -1,0 +1,49 @@
+//! MME-RealWorld: a letter A to E.
+
+use crate::python::text;
+
+/// What is deleted wherever it stands, in this order.
+const PREFIXES: [&str; 8] = [
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
+];
+
+/// Names of the last part of `category` that the benchmark has.
+pub const SUBTASKS: [&str; 5] =
+    ["Monitoring", "Autonomous_Driving", "OCR with Complex Context", "Diagram and Table", "Remote Sensing"];
+
+/// The first capital A to E anywhere; without one, the option that the text is a part of, so that an empty answer is "A".
+/// "" where there is none.
+pub fn parse(answer: &str) -> String {
+    let rest = PREFIXES.iter().fold(text::strip(answer).to_owned(), |rest, prefix| rest.replace(prefix, ""));
+    if let Some(letter) = rest.chars().find(|c| ('A'..='E').contains(c)) {
+        return letter.into();
+    }
+    if text::split(&rest).count() > 10 {
+        return String::new();
+    }
+    let rest = text::lower(&rest);
+    let part_of = |letter: &char| format!("({})", letter.to_ascii_lowercase()).contains(&rest);
+    ('A'..='E').find(part_of).map(String::from).unwrap_or_default()
+}
+
+/// "Perception" or "Reasoning".
+pub fn kind(category: &str) -> &'static str {
+    if text::lower(category).contains("perception") { "Perception" } else { "Reasoning" }
+}
+
+/// The last part of `category`.
+pub fn subtask(category: &str) -> &str {
+    category.rsplit('/').next().unwrap_or(category)
+}
+
+/// Whether the gold answer is within what was read, whatever the case.
+pub fn is_right(parsed: &str, gold: &str) -> bool {
+    text::lower(parsed).contains(&text::lower(gold))
+}

@@ -1,0 +1,127 @@
+//! MMBench: every copy of a question must be right.
+
+use ovhost_eval_scoring::mcq;
+use ovhost_eval_scoring::read;
+use ovhost_eval_scoring::tasks::mmbench::{self, COPY};
+use ovhost_sdk::prelude::*;
+
+use crate::entry::{Outcome, Step, Task, field, optional};
+use crate::rows::{Row, Spec};
+use crate::setup::Setup;
+
+/// `mmbench`.
+pub struct MmBench;
+
+const CATEGORIES: [&str; 20] = [
+    "image_style",
+    "image_topic",
+    "image_scene",
+    "image_emotion",
+    "image_quality",
+    "ocr",
+    "celebrity_recognition",
+    "object_localization",
+    "attribute_recognition",
+    "spatial_relationship",
+    "attribute_comparison",
+    "action_recognition",
+    "physical_property_reasoning",
+    "function_reasoning",
+    "identity_reasoning",
+    "social_relation",
+    "nature_relation",
+    "physical_relation",
+    "structuralized_imagetext_understanding",
+    "future_prediction",
+];
+const GROUPS: [&str; 6] = [
+    "coarse_perception",
+    "finegrained_perception (instance-level)",
+    "finegrained_perception (cross-instance)",
+    "attribute_reasoning",
+    "relation_reasoning",
+    "logic_reasoning",
+];
+
+/// The options that the record has. Without mending A to D, "nan" too; mended A to E, those that say something.
+fn choices(record: &Json, mended: bool) -> Vec<(char, String)> {
+    let last = if mended { 'E' } else { 'D' };
+    let there = |letter: char| {
+        let text = field(record, &letter.to_string()).ok()?;
+        (!mended || !(text.is_empty() || text == "nan")).then_some((letter, text))
+    };
+    ('A'..=last).filter_map(there).collect()
+}
+
+fn index(record: &Json) -> Result<i64, String> {
+    let index = field(record, "index")?;
+    index.parse().map_err(|_| format!("the record's `index` is {index}; it should be a whole number"))
+}
+
+fn outcome(record: &Json, letter: Option<char>) -> Result<Outcome, String> {
+    let (gold, index) = (field(record, "answer")?, index(record)?);
+    let read = letter.map(String::from);
+    let right = read.as_ref() == Some(&gold);
+    Ok(Outcome::read(read, right).of(optional(record, "category"), optional(record, "L2-category"), index.to_string()))
+}
+
+impl Task for MmBench {
+    const NAME: &'static str = "mmbench";
+    const SUMMARY: &'static str = "MMBench: the circular score, by category.";
+
+    fn specs() -> Vec<Spec> {
+        let all = Spec::all("gpt_eval_score", 100.0);
+        let categories = CATEGORIES.iter().map(|category| all.category(category));
+        let groups = GROUPS.iter().map(|group| all.group(group));
+        std::iter::once(all.clone()).chain(groups).chain(categories).collect()
+    }
+
+    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+        let choices = choices(record, setup.mended());
+        let texts = || choices.iter().map(|(letter, text)| (*letter, text.as_str()));
+        let mended = || {
+            let texts: Vec<&str> =
+                ('A'..='E').map(|l| choices.iter().find(|(c, _)| *c == l).map_or("", |(_, t)| t)).collect();
+            read::letter(answer, &texts).filter(|letter| choices.iter().any(|(choice, _)| choice == letter))
+        };
+        let letter = setup.mended().then(mended).flatten().or_else(|| mmbench::infer(answer, texts()));
+        if letter.is_none() && setup.config.judge {
+            return Ok(Step::Ask(request(record, &choices, answer)?));
+        }
+        let letters: Vec<char> = choices.iter().map(|(letter, _)| *letter).collect();
+        let letters = if letters.is_empty() { mcq::DEFAULT_CHOICES.to_vec() } else { letters };
+        let letter = letter.or_else(|| if setup.mended() { None } else { mcq::extract(answer, &letters) });
+        outcome(record, letter).map(Step::Done)
+    }
+
+    fn judged(setup: &Setup, record: &Json, _answer: &str, reply: &str) -> Result<Outcome, String> {
+        let choices = choices(record, setup.mended());
+        let letter = mmbench::infer(reply, choices.iter().map(|(letter, text)| (*letter, text.as_str())));
+        let letter = letter.ok_or_else(|| format!("the judge's reply names no option: {reply}"))?;
+        outcome(record, Some(letter))
+    }
+
+    fn value(_setup: &Setup, spec: &Spec, rows: &[&Row]) -> (f64, Option<f64>) {
+        let of = |row: &&Row| (row.item.parse().unwrap_or(0), row.score == 1.0, "", "");
+        let numbered: Vec<_> = rows.iter().map(of).collect();
+        let overall = mmbench::circular(numbered.iter().copied()).overall;
+        let questions = numbered.iter().filter(|(index, ..)| *index < COPY).count() as f64;
+        // Without the questions' own rows, as in a part of the data, copies stand for them.
+        let overall = if overall.is_nan() {
+            mmbench::circular(numbered.iter().map(|(index, right, ..)| (index % COPY, *right, "", ""))).overall
+        } else {
+            overall
+        };
+        let error = (questions > 1.0).then(|| (overall * (1.0 - overall) / (questions - 1.0)).sqrt() * spec.scale);
+        (overall * spec.scale, error)
+    }
+}
+
+fn request(record: &Json, choices: &[(char, String)], answer: &str) -> Result<String, String> {
+    let options: String = choices.iter().map(|(letter, text)| format!("{letter}. {text}\n")).collect();
+    Ok(format!(
+        "A question with options was answered in free words. Say which option the answer means. Reply with the option's letter \
+         alone; if the answer means none of them, reply with E.\n\nQuestion: {}\nOptions:\n{options}Answer: {answer}\nLetter: ",
+        field(record, "question")?
+    ))
+}

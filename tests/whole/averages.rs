@@ -4,8 +4,11 @@ use std::fs;
 
 use crate::lab::Lab;
 
+/// Losses by step, weights, and the averages where there are any.
+type Results = (Vec<(u64, f64)>, Vec<u8>, Option<Vec<u8>>);
+
 /// Losses, weights and the moving average of a run.
-fn results(lab: &Lab, run: &str) -> (Vec<(u64, f64)>, Vec<u8>, Option<Vec<u8>>) {
+fn results(lab: &Lab, run: &str) -> Results {
     (lab.losses(run), lab.weights(run), fs::read(lab.at(run).join("model-ema/model.safetensors")).ok())
 }
 

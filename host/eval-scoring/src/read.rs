@@ -2,7 +2,7 @@
 //!
 //! Forms are tried in this order; the first that is there decides, and a form that names two letters decides nothing:
 //!
-//! 1. all of the answer is a letter, bare or with marks: "B", "(b)", "**B**", "B.", "[B]", "$\boxed{B}$"
+//! 1. all of the answer is a letter, bare or with marks: "B", "(b)", "**B**", "B.", `[B]`, "$\boxed{B}$"
 //! 2. `\boxed{B}`, the last one
 //! 3. the letter after the last "answer is", "answer:", "option is", "choice:" and the like, in any case
 //! 4. the letter with a mark that the answer begins with: "B. a cat", "(B) a cat", "B) a cat", "B: a cat"

@@ -62,12 +62,15 @@ fn bytes_of(tensor: &Tensor) -> usize {
 /// Writes bytes of a tensor, in order and in as many pieces as it likes.
 pub(crate) type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
+/// Writes a tensor's bytes, in pieces.
+type Fill<'a> = dyn Fn(&mut Put<'_>) -> Result<()> + 'a;
+
 /// A tensor of a file to be: what its header says, and where its bytes come from when their turn has come.
 pub(crate) struct Planned<'a> {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) shape: Vec<i64>,
-    pub(crate) fill: Box<dyn Fn(&mut Put<'_>) -> Result<()> + 'a>,
+    pub(crate) fill: Box<Fill<'a>>,
 }
 
 impl Planned<'_> {

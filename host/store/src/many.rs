@@ -61,7 +61,7 @@ mod tests {
         let odd = |n: &u64| {
             tried.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(std::time::Duration::from_millis(1));
-            if n % 2 == 0 { Ok(*n) } else { Err(*n) }
+            if n.is_multiple_of(2) { Ok(*n) } else { Err(*n) }
         };
         assert!(try_at_once(&items, odd).unwrap_err() % 2 == 1 && tried.into_inner() < 50);
         assert_eq!(try_at_once(&items, |n| Ok::<_, ()>(*n)).unwrap(), items);

@@ -123,7 +123,8 @@ pub fn run(size: &str, tokens: i64, steps: usize, device: Device, peak: Option<f
     let forward_vision_ms = median_ms(device, steps, || vision(&model))?;
     let forward_ms = median_ms(device, steps, || {
         let _guard = tch::no_grad_guard();
-        Ok(drop(model.loss_sum_of(&input, &targets)?))
+        let _loss = model.loss_sum_of(&input, &targets)?;
+        Ok(())
     })?;
     let mut rows = Vec::new();
     for policy in [RecomputePolicy::None, RecomputePolicy::Selective, RecomputePolicy::Full] {

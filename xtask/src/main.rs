@@ -134,8 +134,12 @@ fn root() -> PathBuf {
 pub fn cargo(root: &Path, args: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // cargo sets these for the process that it runs; a nested cargo would take them for its own configuration.
-    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_PKG_NAME");
+    // cargo sets these for the process that it runs. A nested cargo would take them for its own configuration, and build
+    // scripts that look at them (ring's) would run anew, with all that stands on them, whenever cargo is called another way.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        command.env_remove(name);
+    }
     let status = command.args(args).current_dir(root).status().context("cargo could not be started")?;
     ensure!(status.success(), "`cargo {}` failed ({status})", args.join(" "));
     Ok(())

@@ -40,6 +40,11 @@ impl Row {
     }
 }
 
+/// The largest error; NaN if one is, which `f64::max` would pass over.
+fn largest(errors: impl IntoIterator<Item = f64>) -> f64 {
+    errors.into_iter().fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
+}
+
 /// Every comparison.
 ///
 /// # Errors
@@ -51,12 +56,10 @@ pub fn run(fixtures: &Path, device: Device) -> Result<Vec<Row>> {
         for (loss_chunk, per_micro) in [(None, 0), (Some(7), 1)] {
             let way = VerifyWay { recompute: Recompute { policy, every: 1 }, loss_chunk, per_micro, device };
             let report = verify_in(fixtures, &expected, FP32, way).context("the fixtures on the device")?;
-            let worst = report.rows.iter().filter(|r| !r.passed).map(|r| r.relative_error).fold(0.0, f64::max);
-            let worst = if report.passed() {
-                report.rows.iter().map(|r| r.relative_error).fold(0.0, f64::max).min(FP32)
-            } else {
-                worst
-            };
+            // Pixels may be one 8-bit level off, which the report judges by itself: what failed counts, else what is within.
+            let judged =
+                report.rows.iter().filter(|r| if report.passed() { r.relative_error <= FP32 } else { !r.passed });
+            let worst = largest(judged.map(|r| r.relative_error));
             let split = if per_micro == 0 { "one batch" } else { "chunked, accumulated" };
             rows.push(Row::new(
                 format!("fixtures fp32, recompute {policy:?}, {split}"),
@@ -157,20 +160,32 @@ fn train(kind: Kind, policy: RecomputePolicy, device: Device) -> Result<Trained>
 
 fn both(kind: Kind, policy: RecomputePolicy, allowed: f64, device: Device) -> Result<Vec<Row>> {
     let (cpu, gpu) = (train(kind, policy, Device::Cpu)?, train(kind, policy, device)?);
-    let mut worst = 0.0f64;
+    let mut errors = Vec::new();
     for ((name, a), (other, b)) in cpu.grads.iter().zip(&gpu.grads) {
         anyhow::ensure!(name == other, "the gradients of {name} and {other} stand at the same place");
         let norm = |t: &Tensor| -> Result<f64> { Ok(t.f_norm()?.f_double_value(&[])?) };
         // Keys' biases have no gradient but rounding: the floor keeps noise over noise from counting.
-        let error = norm(&a.f_sub(b)?)? / norm(a)?.max(1e-6);
-        worst = if error.is_nan() { f64::NAN } else { worst.max(error) };
+        errors.push(norm(&a.f_sub(b)?)? / norm(a)?.max(1e-6));
     }
     let name = |what: &str| format!("{what}, {kind:?}, recompute {policy:?}");
     // Rounding differs from the first step on, and AdamW divides small gradients by their own size.
     let far = allowed * 10.0;
-    let off = cpu.losses.iter().zip(&gpu.losses).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
+    let off = largest(cpu.losses.iter().zip(&gpu.losses).map(|(a, b)| (a - b).abs() / a.abs()));
     Ok(vec![
-        Row::new(name("gradients, device against CPU"), cpu.grads.len(), worst, allowed),
+        Row::new(name("gradients, device against CPU"), cpu.grads.len(), largest(errors), allowed),
         Row::new(name("losses of ten steps of AdamW"), cpu.losses.len(), off, far.min(3e-2)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_is_the_largest_error_wherever_it_stands() {
+        assert_eq!(largest([0.5, 2.0, 1.0]), 2.0);
+        for errors in [[f64::NAN, 1.0], [1.0, f64::NAN]] {
+            assert!(!Row::new("nan".into(), 2, largest(errors), 1.0).passed);
+        }
+    }
 }

@@ -104,6 +104,13 @@ fn judges_are_asked_and_read() {
     assert!(asked.0.needs_judge[0].messages[0].1.contains("Right answer: so"));
     let refused = testing::metric::<Entry<CharXivReasoning>>(json!({ "profile": "lmms-eval" })).err().unwrap();
     assert_eq!(refused.findings[0].path, "/profile");
+    // A benchmark's own record, with the question that is meant.
+    let four = json!({ "figure_path": "f", "descriptive_number": 3, "descriptive_q3": 8, "descriptive_a3": "seven", "descriptive_a1": "x" });
+    let asked = testing::metric::<Entry<CharXivDescriptive>>(json!({})).unwrap().update(json!([row("7", &four)]));
+    assert!(asked.0.needs_judge[0].messages[0].1.contains("Right answer: seven"));
+    let none = json!({ "figure_path": "f", "descriptive_q3": 8, "descriptive_a3": "seven" });
+    let refused = testing::metric::<Entry<CharXivDescriptive>>(json!({})).unwrap().update(json!([row("7", &none)]));
+    assert_eq!(refused.errors().len(), 1);
     let setup = |profile| Setup { config: Config { profile, ..Config::default() }, texts: Default::default() };
     let judged = |profile, reply: &str| {
         CharXivReasoning::judged(&setup(profile), &record, "x", reply).map(|outcome| outcome.row.score)
@@ -111,6 +118,9 @@ fn judges_are_asked_and_read() {
     assert_eq!(judged(Profile::Fixed, r#"{"extract_answer": "x", "score": 1}"#), Ok(1.0));
     assert_eq!(judged(Profile::LmmsEval, r#"{"extract_answer": "x", "score": 1}"#), Ok(-1.0));
     assert!(judged(Profile::Fixed, "no JSON").is_err());
+    let reply = r#"{"extract_answer_T1": "7", "score_T1": 1}"#;
+    let judged = CharXivDescriptive::judged(&setup(Profile::LmmsEval), &four, "7", reply).unwrap();
+    assert_eq!((judged.row.score, judged.row.item.as_str()), (1.0, "f_8"));
     let question = json!({ "question_type": "multi_choice", "answer_type": "text", "choices": ["Yes", "No"], "answer": "No", "query": "Q" });
     let step = |profile, answer| MathVista::score(&setup(profile), &question, answer).unwrap();
     assert!(matches!(step(Profile::LmmsEval, "B"), Step::Ask(_)));

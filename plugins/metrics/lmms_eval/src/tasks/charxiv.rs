@@ -10,7 +10,8 @@ use crate::setup::Setup;
 
 /// `charxiv_reasoning`.
 pub struct CharXivReasoning;
-/// `charxiv_descriptive`: rows have `qid` and `descriptive_a`, as the prompt of the same name.
+/// `charxiv_descriptive`: as the prompt of the same name, rows say in `descriptive_number` which of the figure's four questions
+/// is meant, or have its template in `qid` and its answer in `descriptive_a`.
 pub struct CharXivDescriptive;
 
 /// The share of right answers; the reference counts a failed judgement as −1.
@@ -47,8 +48,17 @@ fn scored(setup: &Setup, score: Option<f64>, answer: &str, item: String, reply: 
     Ok(outcome)
 }
 
+/// The field of the question that is meant: `whole` where the row has that, else `numbered` with the question's number.
+fn meant(record: &Json, whole: &str, numbered: &str) -> Result<String, String> {
+    match record.get(whole) {
+        Some(_) => field(record, whole),
+        None => field(record, &format!("{numbered}{}", field(record, "descriptive_number")?)),
+    }
+}
+
 fn template(record: &Json) -> Result<u64, String> {
-    field(record, "qid")?.parse().map_err(|_| "the record's `qid` is no template's number".into())
+    let template = meant(record, "qid", "descriptive_q")?;
+    template.parse().map_err(|_| format!("the question's template is {template}; it should be a number from 1 to 19"))
 }
 
 /// The last score of a chart (and question) counts, where the reference asks several times.
@@ -97,7 +107,7 @@ impl Task for CharXivDescriptive {
     }
 
     fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
-        let gold = field(record, "descriptive_a")?;
+        let gold = meant(record, "descriptive_a", "descriptive_a")?;
         let question = field(record, "descriptive_q").unwrap_or_else(|_| "a question about the chart".into());
         let theirs = charxiv::descriptive_request(&setup.texts, template(record)?, &[(answer, &gold)]);
         request(setup, &question, &gold, answer, theirs).map(Step::Ask)

@@ -23,18 +23,21 @@ fn a_trained_model_sees_and_a_blinded_one_does_not() {
     let lab = trained();
     lab.run(&EVAL).ok();
     let seen = results(&lab, "e");
-    assert_eq!(seen["metrics"]["exact_match"]["value"], 1.0, "{seen}");
-    assert_eq!(seen["metrics"]["exact_match"]["count"], 12);
-    assert!(seen["metrics"]["exact_match"]["stderr"].is_number());
+    assert_eq!(seen["tasks"]["eval"]["metrics"]["exact_match"]["value"], 1.0, "{seen}");
+    assert_eq!(seen["tasks"]["eval"]["metrics"]["exact_match"]["count"], 12);
+    assert!(seen["tasks"]["eval"]["metrics"]["exact_match"]["stderr"].is_number());
     let samples = jsonl(lab.at("e/samples.jsonl"));
     assert_eq!(samples.len(), 12);
     for sample in &samples {
-        assert_eq!(sample["prediction"], sample["references"][0]);
+        assert_eq!(sample["filtered_resps"], sample["target"]);
+        assert_eq!(sample["target"], sample["references"][0]);
+        let input = sample["input"].as_str().unwrap();
+        assert_eq!(input.matches("<image>").count(), 1, "the real prompt is logged: {input}");
         assert_eq!(sample["scores"]["exact_match"], 1.0);
     }
     let blind = ["eval", "--recipe", "recipe.toml", "--model", "runs/a/model", "--blank-images", "--out", "blind"];
     lab.run(&blind).ok();
-    let value = results(&lab, "blind")["metrics"]["exact_match"]["value"].as_f64().unwrap();
+    let value = results(&lab, "blind")["tasks"]["eval"]["metrics"]["exact_match"]["value"].as_f64().unwrap();
     assert!(value <= 0.3, "one of four colours at most, not {value}");
 
     // One picture, one question, by flags.

@@ -277,7 +277,7 @@ impl Demo<'_> {
         let results: serde_json::Value =
             serde_json::from_slice(&fs::read(&path).with_context(|| format!("reading {}", path.display()))?)?;
         results
-            .pointer("/metrics/exact_match/value")
+            .pointer("/tasks/eval/metrics/exact_match/value")
             .and_then(serde_json::Value::as_f64)
             .with_context(|| format!("{} has no exact_match", path.display()))
     }

@@ -9,12 +9,14 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, ensure};
 use ovhost_data::pipeline::{PluginStages, ShardSource};
 use ovhost_data::{ChatTokenizer, EvalReader, ImageProcessor};
-use ovhost_eval::EvalOptions;
+use ovhost_eval::results::Whole;
+use ovhost_eval::session::{self, Subject};
+use ovhost_eval::{Asking, Common, Served};
 use ovhost_infer::{GenerationConfig, Generator};
 use ovhost_model::LlavaOnevision;
 use ovhost_plugin::Plugin;
 use ovhost_train::Evaluator;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tracing::warn;
 
 /// Asks the live model the questions of `eval.shards`.
@@ -59,24 +61,35 @@ impl Evaluator for Asked {
             let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
             self.chat.decode(&ids, true).map_err(|e| e.to_string())
         };
-        let settings = json!({"step": step, "generation": config, "limit": self.limit, "seed": self.seed});
-        let generator = Generator::new(model, config)?.with_decoder(decode).with_batch_size(self.batch_size);
-        let results = ovhost_eval::evaluate(EvalOptions {
-            reader,
-            generator,
-            chat,
-            images,
+        let total = self.limit.map_or(reader.len(), |l| l.min(reader.len()));
+        let common = map(&json!({"step": step, "seed": self.seed}));
+        let identity = json!({"generation": config, "questions": reader.len()});
+        let subject = Subject {
+            task: None,
+            original: reader.len(),
+            shots: 0,
             metrics: self.metrics.clone(),
-            out: out.clone(),
-            batch_size: self.batch_size,
-            limit: self.limit,
+            plugins: serde_json::Value::Null,
+            identity,
+        };
+        let subjects = [subject];
+        let generator = Generator::new(model, config.clone())?.with_decoder(decode).with_batch_size(self.batch_size);
+        let mut asking = [Asking {
+            name: subjects[0].name().to_owned(),
+            reader,
+            total,
+            references: None,
+            config: Arc::new(config),
             blank_images: false,
-            seed: self.seed,
-            settings,
-            stop: Arc::clone(&self.stop),
-            progress: false,
-        })?;
-        let Some(results) = results else { return Ok(None) };
+        }];
+        let asked = Common { chat, images, ahead: 2 * self.batch_size, stop: Arc::clone(&self.stop), progress: false };
+        let opened = session::open(&out, &common, &subjects)?;
+        let mut served = Served { generator: &generator, batch_size: self.batch_size };
+        let Some(answers) = session::evaluate(&out, opened, &mut asking, &asked, &mut served)? else { return Ok(None) };
+        let whole = Whole { model_name: format!("step-{step}"), ..Whole::default() };
+        let results = session::finish(&out, &subjects, &answers, &whole, self.seed, None)?;
+        let Some(results) = results.tasks.into_values().next() else { return Ok(None) };
+        ensure!(results.errors.is_empty(), "eval.shards: metric {}", results.errors.join("; "));
         ensure!(
             results.answered > 0,
             "eval.shards: none of {} questions could be asked; see {}",
@@ -90,6 +103,10 @@ impl Evaluator for Asked {
                 out.join("samples.jsonl").display()
             );
         }
-        Ok(Some(results.metrics.into_iter().map(|(name, score)| (name, score.value)).collect()))
+        Ok(Some(results.metrics.into_iter().map(|(name, score)| (name, score.value.unwrap_or(f64::NAN))).collect()))
     }
+}
+
+fn map(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
 }

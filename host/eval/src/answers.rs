@@ -1,110 +1,159 @@
-//! `answers.jsonl`: one line an answer, in the order of the data, appended as answers come.
+//! `answers.jsonl`: one line an answer, appended as answers come, of all tasks of an evaluation.
+//!
+//! A line may be cut short by a kill; it is dropped, and the question asked again. Of two lines for one question the later counts:
+//! questions that could not be asked are tried again when the same command runs again.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// At most so long is an answer in the kernel's hands alone; a killed process loses nothing even then.
+const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// What the model said to one question, or why it was not asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
-    /// Place in the data, from 0.
-    pub ordinal: u64,
+    /// The task.
+    pub task: String,
+    /// The question's place in the task's data, from 0.
+    pub doc_id: u64,
+    /// SHA-256 of `record`.
+    pub doc_hash: String,
     /// Key of the sample.
     pub key: String,
-    /// Shard that it lies in.
+    /// File that it lies in.
     pub source: String,
     /// The answer's text, without special tokens and surrounding white space.
     pub prediction: String,
     /// Correct answers.
     pub references: Vec<String>,
-    /// The record's fields, for metrics that group by them.
-    pub record: serde_json::Value,
+    /// What the model was given: the chat's text, each picture as `<image>`.
+    #[serde(default)]
+    pub input: String,
+    /// The benchmark's own fields, for metrics.
+    pub record: Box<RawValue>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the answer.
     pub answer_tokens: usize,
-    /// `eos`, `stop` (a stop string), `length`, or `error`.
+    /// `eos`, `stop` (a stop string), `length`, `given` (read from a file), or `error`.
     pub finish_reason: String,
-    /// Why there is no answer: the sample could not be read, rendered or decoded.
+    /// SHA-256 of the pictures: questions about the same ones belong together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Why there is no answer: the sample could not be read, rendered or decoded, or does not fit the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
+
+/// Answers by task and number.
+pub type Answers = BTreeMap<String, BTreeMap<u64, Answer>>;
 
 /// The file, open for appending.
 pub struct AnswerFile {
     path: PathBuf,
     file: File,
+    synced: Instant,
 }
 
 impl AnswerFile {
-    /// Opens the file and returns the answers that it holds; the rest of a line that a kill cut short is removed.
+    /// Reads the file; the rest of a line that a kill cut short is not read.
     ///
     /// # Errors
-    /// A damaged line that is not the last one, or answers out of order.
-    pub fn open(path: &Path) -> Result<(Self, Vec<Answer>)> {
-        let text = match std::fs::read_to_string(path) {
+    /// A damaged line that is not the last one.
+    pub fn read(path: &Path) -> Result<(Answers, u64)> {
+        let text = match std::fs::read(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let whole = text.rfind('\n').map_or(0, |at| at + 1);
-        let mut answers = Vec::new();
-        for (number, line) in text[..whole].lines().enumerate() {
-            let answer: Answer = serde_json::from_str(line).with_context(|| {
-                format!("{} line {}: not an answer; remove the folder to evaluate anew", path.display(), number + 1)
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let mut answers = Answers::new();
+        for (number, line) in text[..whole].split(|b| *b == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            let answer: Answer = serde_json::from_slice(line).with_context(|| {
+                format!(
+                    "{} line {}: not an answer; remove the line, or the folder to evaluate anew",
+                    path.display(),
+                    number + 1
+                )
             })?;
-            ensure!(
-                answer.ordinal == number as u64,
-                "{} line {}: holds answer {}, not {number}; remove the folder to evaluate anew",
-                path.display(),
-                number + 1,
-                answer.ordinal
-            );
-            answers.push(answer);
+            answers.entry(answer.task.clone()).or_default().insert(answer.doc_id, answer);
         }
+        Ok((answers, whole as u64))
+    }
+
+    /// Opens the file for appending and returns the answers that it holds; the rest of a line that a kill cut short is removed.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and a file that cannot be written.
+    pub fn open(path: &Path) -> Result<(Self, Answers)> {
+        let (answers, whole) = Self::read(path)?;
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .with_context(|| format!("opening {}", path.display()))?;
-        file.set_len(whole as u64)?;
-        Ok((AnswerFile { path: path.to_path_buf(), file }, answers))
+        file.set_len(whole)?;
+        Ok((Self { path: path.to_path_buf(), file, synced: Instant::now() }, answers))
     }
 
-    /// Appends answers; they are on disk when this returns.
-    pub fn append(&mut self, answers: &[Answer]) -> Result<()> {
-        let mut bytes = Vec::new();
-        for answer in answers {
-            serde_json::to_writer(&mut bytes, answer)?;
-            bytes.push(b'\n');
-        }
-        self.file.write_all(&bytes).with_context(|| format!("writing {}", self.path.display()))?;
+    /// Appends an answer in one write.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn append(&mut self, answer: &Answer) -> Result<()> {
+        let mut line = serde_json::to_vec(answer)?;
+        line.push(b'\n');
+        self.file.write_all(&line).with_context(|| format!("writing {}", self.path.display()))?;
+        if self.synced.elapsed() >= SYNC_EVERY { self.sync() } else { Ok(()) }
+    }
+
+    /// Returns when all answers are on the disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync(&mut self) -> Result<()> {
+        self.synced = Instant::now();
         self.file.sync_data().with_context(|| format!("fsync of {}", self.path.display()))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn answer(ordinal: u64, said: &str, right: &str) -> Answer {
+    pub(crate) fn answer(doc_id: u64, said: &str, right: &str) -> Answer {
         Answer {
-            ordinal,
-            key: format!("k{ordinal}"),
+            task: "t".into(),
+            doc_id,
+            doc_hash: "h".into(),
+            key: format!("k{doc_id}"),
             source: "s.tar".into(),
             prediction: said.into(),
             references: vec![right.into()],
-            record: serde_json::json!({}),
+            input: "?".into(),
+            record: RawValue::from_string("{}".into()).unwrap(),
             prompt_tokens: 1,
             answer_tokens: 1,
             finish_reason: "stop".into(),
+            cluster: None,
             error: None,
         }
+    }
+
+    fn said(answers: &Answers) -> Vec<(u64, &str)> {
+        answers["t"].values().map(|a| (a.doc_id, a.prediction.as_str())).collect()
     }
 
     #[test]
@@ -113,13 +162,16 @@ mod tests {
         let path = dir.path().join("answers.jsonl");
         let (mut file, none) = AnswerFile::open(&path).unwrap();
         assert!(none.is_empty());
-        file.append(&[answer(0, "a", "a"), answer(1, "b", "a")]).unwrap();
+        // As they finish, not as they were asked.
+        file.append(&answer(1, "b", "a")).unwrap();
+        file.append(&answer(0, "a", "a")).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, [whole.as_slice(), b"{\"ordinal\": 2, \"ke"].concat()).unwrap();
+        std::fs::write(&path, [whole.as_slice(), b"{\"task\": \"t\", \"doc"].concat()).unwrap();
         let (mut file, found) = AnswerFile::open(&path).unwrap();
-        assert_eq!(found, [answer(0, "a", "a"), answer(1, "b", "a")]);
-        file.append(&[answer(2, "c", "c")]).unwrap();
-        assert_eq!(AnswerFile::open(&path).unwrap().1.len(), 3);
+        assert_eq!(said(&found), [(0, "a"), (1, "b")]);
+        file.append(&answer(2, "c", "c")).unwrap();
+        file.append(&answer(0, "again", "a")).unwrap();
+        assert_eq!(said(&AnswerFile::open(&path).unwrap().1), [(0, "again"), (1, "b"), (2, "c")]);
     }
 
     #[test]
@@ -127,8 +179,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("answers.jsonl");
         let (mut file, _) = AnswerFile::open(&path).unwrap();
-        file.append(&[answer(0, "a", "a"), answer(2, "b", "a")]).unwrap();
-        let error = AnswerFile::open(&path).err().unwrap().to_string();
+        file.append(&answer(0, "a", "a")).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [whole.as_slice(), b"nonsense\n", &whole].concat()).unwrap();
+        let error = format!("{:#}", AnswerFile::open(&path).err().unwrap());
         assert!(error.contains("line 2"), "{error}");
     }
 }

@@ -1,207 +1,433 @@
-//! Asks the model every question of the data and saves each answer; then scores what was saved.
+//! Asks the model every question of every task, many at once, and saves each answer as it is finished.
+//!
+//! ```text
+//!  tasks ─ reader thread: read, render, decode pictures ─► channel ─► model (prompts of all tasks run together)
+//!                                                                └─► answers.jsonl, in the order of finishing
+//! ```
+//! What is answered already is not asked again, so that a run goes on where it was broken off. With greedy decoding an answer
+//! does not depend on what runs beside it.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
-use ovhost_data::{ChatTokenizer, EvalReader, EvalSample, ImageProcessor};
-use ovhost_infer::{Generation, Generator, Prompt};
-use ovhost_plugin::Plugin;
-use serde_json::Value;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use ovhost_data::pipeline::SampleSource;
+use ovhost_data::{ChatTokenizer, EvalReader, EvalSample, ImageProcessor, Record, Reject, columns};
+use ovhost_infer::{Generation, GenerationConfig, Prompt};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::{
-    answers::{Answer, AnswerFile},
-    score::{self, Results},
-};
+use crate::answers::{Answer, AnswerFile, Answers};
 
-/// An evaluation to be made.
-pub struct EvalOptions<'a> {
-    /// Questions.
+/// A task whose questions are asked.
+pub struct Asking {
+    /// Its name.
+    pub name: String,
+    /// Its questions.
     pub reader: EvalReader,
-    /// The model, with its generation settings.
-    pub generator: Generator<'a>,
-    /// Its tokenizer.
+    /// Only so many of them, from the first.
+    pub total: u64,
+    /// The column of the correct answers; what records usually call it if absent.
+    pub references: Option<String>,
+    /// How its answers are made.
+    pub config: Arc<GenerationConfig>,
+    /// Black pictures of the same sizes: what the questions alone give away.
+    pub blank_images: bool,
+}
+
+/// A question on its way to the model.
+pub struct Question {
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// How the answer is made.
+    pub config: Arc<GenerationConfig>,
+}
+
+/// Gives the next question with its number, which seeds its draws; none: there is no further one.
+pub type Next<'a> = &'a mut dyn FnMut() -> Result<Option<(u64, Question)>>;
+/// Takes an answer, or why that question alone cannot be answered.
+pub type Done<'a> = &'a mut dyn FnMut(u64, Result<Generation, String>) -> Result<ControlFlow<()>>;
+
+/// What answers questions: a model, or a stand-in.
+pub trait Model {
+    /// Pulls questions while there is room for more, and hands over each answer when it is finished, in any order.
+    ///
+    /// # Errors
+    /// What ends the run: those of `next` and `done`, and the device's.
+    fn serve(&mut self, next: Next<'_>, done: Done<'_>) -> Result<()>;
+}
+
+/// What the questions of all tasks have in common.
+pub struct Common {
+    /// The model's tokenizer.
     pub chat: Arc<ChatTokenizer>,
     /// Its image processor.
     pub images: Arc<ImageProcessor>,
-    /// Scores.
-    pub metrics: Vec<Plugin>,
-    /// Folder of the results.
-    pub out: PathBuf,
-    /// Questions answered at once.
-    pub batch_size: usize,
-    /// Only this many questions, from the first.
-    pub limit: Option<u64>,
-    /// Black pictures of the same sizes instead of the real ones: what the model knows from the question alone.
-    pub blank_images: bool,
-    /// Seed for metrics.
-    pub seed: u64,
-    /// Everything that decides the answers; saved, and compared when a folder is found with answers in it.
-    pub settings: Value,
+    /// Questions that wait, ready, for the model.
+    pub ahead: usize,
     /// Set by a signal handler: save and return.
     pub stop: Arc<AtomicBool>,
     /// Whether progress is shown.
     pub progress: bool,
 }
 
-/// Runs the evaluation; `None` where a signal broke it off (the same call goes on later).
-pub fn evaluate(mut options: EvalOptions<'_>) -> Result<Option<Results>> {
-    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
-    same_settings(&options.out, &options.settings)?;
-    let (mut file, mut answers) = AnswerFile::open(&options.out.join("answers.jsonl"))?;
-    let total = options.limit.map_or(options.reader.len(), |l| l.min(options.reader.len()));
-    if !answers.is_empty() {
-        info!("{} of {total} questions are already answered in {}", answers.len(), options.out.display());
-    }
-    let bar = if options.progress { progress(total, answers.len() as u64) } else { ProgressBar::hidden() };
-    while (answers.len() as u64) < total {
-        let from = answers.len() as u64;
-        let to = (from + options.batch_size as u64).min(total);
-        let batch = ask(&mut options, from..to)?;
-        file.append(&batch)?;
-        answers.extend(batch);
-        bar.set_position(answers.len() as u64);
-        if options.progress && bar.is_hidden() && answers.len() / 1000 > from as usize / 1000 {
-            info!("{} of {total} questions answered", answers.len());
+/// Asks what is not answered yet. False where the stop flag broke it off.
+///
+/// # Errors
+/// A plugin that fails as a whole, data that cannot be read any more, the disk, the model.
+pub fn ask(
+    tasks: &mut [Asking],
+    common: &Common,
+    model: &mut dyn Model,
+    file: &mut AnswerFile,
+    answers: &mut Answers,
+) -> Result<bool> {
+    let mut open = Vec::new();
+    for (place, task) in tasks.iter().enumerate() {
+        let known = answers.entry(task.name.clone()).or_default();
+        // What could not be asked may be now.
+        known.retain(|doc_id, answer| *doc_id < task.total && answer.error.is_none());
+        let left: BTreeSet<u64> = (0..task.total).filter(|doc_id| !known.contains_key(doc_id)).collect();
+        if !known.is_empty() {
+            info!("{}: {} of {} questions are already answered", task.name, known.len(), task.total);
         }
-        if options.stop.load(Ordering::SeqCst) {
-            bar.finish_and_clear();
-            return Ok(None);
-        }
+        open.push((place, left));
     }
-    bar.finish_and_clear();
-    let (results, lines) = score::score(&options.metrics, &answers, options.seed, options.settings.clone())?;
-    score::write(&options.out, &results, &lines)?;
-    if results.failed > 0 {
-        warn!(
-            "{} samples could not be asked; see `error` in {}",
-            results.failed,
-            options.out.join("samples.jsonl").display()
-        );
+    let bars = Bars::new(tasks, answers, common.progress);
+    if open.iter().all(|(_, left)| left.is_empty()) {
+        return Ok(true);
     }
-    Ok(Some(results))
+    // What the runner must know of a task while the reader thread has the readers.
+    let configs: Vec<Arc<GenerationConfig>> = tasks.iter().map(|t| Arc::clone(&t.config)).collect();
+    let (sender, receiver) = bounded(common.ahead.max(1));
+    let (file_in, answers) = (&mut *file, answers);
+    let result = std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new()
+            .name("eval-reader".into())
+            // The sender goes with the thread: its end is the end of the questions.
+            .spawn_scoped(scope, move || read_all(tasks, &open, common, &sender))
+            .context("starting the reader thread")?;
+        let desk = Desk { file: file_in, answers, bars: &bars, waiting: HashMap::new() };
+        let served = answer_all(&configs, &receiver, common, model, desk);
+        // A reader that waits for room must see that nobody listens.
+        drop(receiver);
+        let read = reading.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the reader thread panicked")));
+        served.and_then(|whole| read.map(|()| whole))
+    });
+    bars.clear();
+    file.sync()?;
+    result
 }
 
-fn progress(total: u64, at: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} answers · {per_sec} · ETA {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(total).with_style(style);
-    bar.set_position(at);
-    bar.reset_eta();
-    bar
+/// A question that was read, or the answer that says why it could not be.
+enum Ready {
+    Question {
+        task: usize,
+        /// The answer without what the model will say.
+        pending: Box<Answer>,
+        prompt: Prompt,
+    },
+    Failed {
+        task: usize,
+        answer: Box<Answer>,
+    },
 }
 
-/// Answers of different models or settings must never mix in one file.
-fn same_settings(out: &Path, settings: &Value) -> Result<()> {
-    let path = out.join("settings.json");
-    if path.exists() {
-        let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let saved: Value = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is damaged; remove the folder", path.display()))?;
-        if !same(&saved, settings) {
-            let differ: Vec<&str> = keys(&saved, settings);
-            bail!(
-                "{} holds answers of another evaluation ({} differ); name another folder with --out or remove it",
-                out.display(),
-                differ.join(", ")
-            );
+fn read_all(tasks: &mut [Asking], open: &[(usize, BTreeSet<u64>)], common: &Common, out: &Sender<Ready>) -> Result<()> {
+    for (place, left) in open {
+        let task = &mut tasks[*place];
+        for &doc_id in left {
+            if common.stop.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let ready = match task.reader.read(doc_id)? {
+                Ok(sample) => prepare(task, *place, sample, common)?,
+                Err(reject) => Ready::Failed { task: *place, answer: Box::new(unanswered(&task.name, doc_id, reject)) },
+            };
+            if out.send(ready).is_err() {
+                return Ok(());
+            }
         }
-        return Ok(());
     }
-    score::whole(&path, &serde_json::to_vec_pretty(settings)?)
+    Ok(())
 }
 
-/// Equal but for who has pinned or signed the plugins.
-fn same(a: &Value, b: &Value) -> bool {
-    let split = |settings: &Value| {
-        let mut settings = settings.clone();
-        let plugins = settings.as_object_mut().and_then(|s| s.remove("plugins")).unwrap_or_default();
-        (settings, plugins)
+fn prepare(task: &Asking, place: usize, sample: EvalSample, common: &Common) -> Result<Ready> {
+    let (pixel_values, grid_thw) = match sample.pixels(&common.images, task.blank_images) {
+        Ok(pixels) => pixels,
+        Err(reject) => {
+            let answer = Box::new(unanswered(&task.name, sample.ordinal, reject));
+            return Ok(Ready::Failed { task: place, answer });
+        }
     };
-    let ((a, a_plugins), (b, b_plugins)) = (split(a), split(b));
-    a == b && ovhost_plugin::same_plugins(&a_plugins, &b_plugins)
-}
-
-fn keys<'a>(a: &'a Value, b: &'a Value) -> Vec<&'a str> {
-    match (a, b) {
-        (Value::Object(x), Value::Object(y)) => {
-            let mut out: Vec<&str> = x.iter().filter(|(k, v)| y.get(*k) != Some(v)).map(|(k, _)| k.as_str()).collect();
-            out.extend(y.keys().filter(|k| !x.contains_key(*k)).map(String::as_str));
-            out
-        }
-        _ => vec!["settings"],
-    }
-}
-
-fn ask(options: &mut EvalOptions<'_>, range: std::ops::Range<u64>) -> Result<Vec<Answer>> {
-    let mut slots: Vec<Result<EvalSample, Answer>> = Vec::new();
-    let mut prompts = Vec::new();
-    for ordinal in range {
-        let read = options.reader.read(ordinal)?;
-        let ready = read.and_then(|sample| {
-            let (pixel_values, grid_thw) = sample.pixels(&options.images, options.blank_images)?;
-            Ok((sample, pixel_values, grid_thw))
-        });
-        match ready {
-            Ok((sample, pixel_values, grid_thw)) => {
-                let input_ids = sample.prompt.input_ids.iter().map(|&id| i64::from(id)).collect();
-                prompts.push(Prompt { input_ids, pixel_values, grid_thw });
-                slots.push(Ok(sample));
-            }
-            Err(reject) => slots.push(Err(unanswered(ordinal, reject))),
-        }
-    }
-    let mut generations = options.generator.generate(&prompts, None)?.into_iter();
-    let mut out = Vec::with_capacity(slots.len());
-    for slot in slots {
-        match slot {
-            Err(answer) => out.push(answer),
-            Ok(sample) => {
-                let generation = generations.next().context("the generator gave fewer answers than prompts")?;
-                out.push(answer(&options.chat, sample, generation)?);
-            }
-        }
-    }
-    Ok(out)
-}
-
-fn unanswered(ordinal: u64, reject: ovhost_data::Reject) -> Answer {
-    Answer {
-        ordinal,
-        key: reject.key,
-        source: reject.shard,
+    let input_ids = sample.prompt.input_ids.iter().map(|&id| i64::from(id)).collect();
+    let pictures: Vec<&[u8]> = sample.images.iter().map(|i| &*i.media.bytes).collect();
+    let answer = Answer {
+        task: task.name.clone(),
+        doc_id: sample.ordinal,
+        doc_hash: hex(Sha256::digest(&sample.record)),
+        references: references(task.references.as_deref(), &sample.record, sample.references)?,
+        input: input(&common.chat, &sample.prompt.input_ids)?,
+        record: RawValue::from_string(sample.record)?,
+        key: sample.key,
+        source: sample.source,
         prediction: String::new(),
-        references: Vec::new(),
-        record: Value::Null,
-        prompt_tokens: 0,
+        prompt_tokens: sample.prompt.input_ids.len(),
         answer_tokens: 0,
         finish_reason: "error".into(),
-        error: Some(format!("{}: {}", reject.stage, reject.reason)),
+        cluster: cluster(&pictures),
+        error: None,
+    };
+    Ok(Ready::Question { task: place, pending: Box::new(answer), prompt: Prompt { input_ids, pixel_values, grid_thw } })
+}
+
+/// Where answers are put. `next` and `done` both need it; the model never calls them at the same time.
+struct Desk<'a> {
+    file: &'a mut AnswerFile,
+    answers: &'a mut Answers,
+    bars: &'a Bars,
+    /// Questions that the model has, by number, with their tasks.
+    waiting: HashMap<u64, (usize, Answer)>,
+}
+
+impl Desk<'_> {
+    fn save(&mut self, task: usize, answer: Answer) -> Result<()> {
+        self.file.append(&answer)?;
+        self.bars.step(task);
+        self.answers.entry(answer.task.clone()).or_default().insert(answer.doc_id, answer);
+        Ok(())
     }
 }
 
-fn answer(chat: &ChatTokenizer, sample: EvalSample, generation: Generation) -> Result<Answer> {
+fn answer_all(
+    configs: &[Arc<GenerationConfig>],
+    ready: &Receiver<Ready>,
+    common: &Common,
+    model: &mut dyn Model,
+    desk: Desk<'_>,
+) -> Result<bool> {
+    let desk = RefCell::new(desk);
+    let stopped = || common.stop.load(Ordering::SeqCst);
+    let mut next = || -> Result<Option<(u64, Question)>> {
+        while !stopped() {
+            let Ok(ready) = ready.recv() else { return Ok(None) };
+            let mut desk = desk.borrow_mut();
+            match ready {
+                Ready::Failed { task, answer } => desk.save(task, *answer)?,
+                Ready::Question { task, pending, prompt } => {
+                    let number = number(&pending.task, pending.doc_id);
+                    if desk.waiting.insert(number, (task, *pending)).is_some() {
+                        bail!("two questions have the number {number:x}; evaluate these tasks one after the other");
+                    }
+                    return Ok(Some((number, Question { prompt, config: Arc::clone(&configs[task]) })));
+                }
+            }
+        }
+        Ok(None)
+    };
+    let mut done = |number: u64, said: Result<Generation, String>| -> Result<ControlFlow<()>> {
+        let mut desk = desk.borrow_mut();
+        let asked = desk.waiting.remove(&number);
+        let (task, mut answer) = asked.context("the model answered a question that was not asked")?;
+        match said {
+            Err(reason) => {
+                warn!("{} sample {}: {reason}", answer.task, answer.key);
+                answer.error = Some(format!("model: {reason}"));
+            }
+            Ok(generation) => finish(&common.chat, &mut answer, generation)?,
+        }
+        desk.save(task, answer)?;
+        Ok(if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    model.serve(&mut next, &mut done)?;
+    Ok(!stopped())
+}
+
+/// A question's number, the seed of its draws: the same whatever else is asked, and after a break.
+fn number(task: &str, doc_id: u64) -> u64 {
+    let hash = Sha256::digest(task);
+    let task = u64::from(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]));
+    task << 32 | (doc_id & u64::from(u32::MAX))
+}
+
+fn finish(chat: &ChatTokenizer, answer: &mut Answer, generation: Generation) -> Result<()> {
     let ids: Vec<u32> = generation.ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
     let text = chat.decode(&ids, true)?;
     // The text of the last token may reach beyond the stop string that ended the answer.
     let text = generation.stop_string.as_deref().and_then(|stop| text.split(stop).next()).unwrap_or(&text);
-    Ok(Answer {
-        ordinal: sample.ordinal,
-        key: sample.key,
-        source: sample.source,
-        prediction: text.trim().to_owned(),
-        references: sample.references,
-        record: serde_json::from_str(&sample.record)?,
-        prompt_tokens: sample.prompt.input_ids.len(),
-        answer_tokens: ids.len(),
-        finish_reason: generation.finish_reason.to_string(),
-        error: None,
+    answer.prediction = text.trim().to_owned();
+    answer.answer_tokens = ids.len();
+    answer.finish_reason = generation.finish_reason.to_string();
+    Ok(())
+}
+
+/// Answers that are given instead of asked for: `said` by key or by number. Samples without one are not answered.
+///
+/// # Errors
+/// Data that cannot be read any more.
+pub fn given(
+    name: &str,
+    source: &dyn SampleSource,
+    total: u64,
+    references_column: Option<&str>,
+    said: &dyn Fn(u64, &str) -> Option<String>,
+) -> Result<Vec<Answer>> {
+    let mut out = Vec::new();
+    let places = source.shards().into_iter().enumerate().flat_map(|(s, (_, n))| (0..n).map(move |i| (s as u32, i)));
+    for (doc_id, (shard, index)) in places.enumerate().take(total as usize) {
+        let doc_id = doc_id as u64;
+        let record: Record = match source.record(shard, index) {
+            Ok(record) => record,
+            Err(reject) => match source.failure() {
+                Some(why) => bail!(why),
+                None => {
+                    out.push(unanswered(name, doc_id, reject));
+                    continue;
+                }
+            },
+        };
+        let json = columns::record_json(&record);
+        let pictures: Vec<&[u8]> = record.media.iter().map(|m| &*m.bytes).collect();
+        let prediction = said(doc_id, &record.key);
+        out.push(Answer {
+            task: name.to_owned(),
+            doc_id,
+            doc_hash: hex(Sha256::digest(&json)),
+            references: references(references_column, &json, columns::references(&record.fields))?,
+            input: String::new(),
+            record: RawValue::from_string(json)?,
+            key: record.key,
+            source: record.shard,
+            error: prediction.is_none().then(|| "given: the file of answers has none for it".into()),
+            finish_reason: if prediction.is_some() { "given".into() } else { "error".into() },
+            prediction: prediction.unwrap_or_default().trim().to_owned(),
+            prompt_tokens: 0,
+            answer_tokens: 0,
+            cluster: cluster(&pictures),
+        });
+    }
+    Ok(out)
+}
+
+fn unanswered(task: &str, doc_id: u64, reject: Reject) -> Answer {
+    Answer {
+        task: task.to_owned(),
+        doc_id,
+        doc_hash: String::new(),
+        key: reject.key,
+        source: reject.shard,
+        prediction: String::new(),
+        references: Vec::new(),
+        input: String::new(),
+        record: RawValue::NULL.to_owned(),
+        prompt_tokens: 0,
+        answer_tokens: 0,
+        finish_reason: "error".into(),
+        cluster: None,
+        error: Some(format!("{}: {}", reject.stage, reject.reason)),
+    }
+}
+
+/// The correct answers: of the column that the task names, else what records usually call them.
+fn references(column: Option<&str>, record: &str, usual: Vec<String>) -> Result<Vec<String>> {
+    let Some(column) = column else { return Ok(usual) };
+    let fields: Map<String, Value> = serde_json::from_str(record)?;
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut name = column.to_owned();
+    for (field, value) in fields.iter().filter(|_| column.contains('{')) {
+        name = name.replace(&format!("{{{field}}}"), &text(value));
+    }
+    Ok(match fields.get(&name) {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) => items.iter().map(text).collect(),
+        Some(value) => vec![text(value)],
     })
+}
+
+/// The text of a prompt, each picture as `<image>`.
+fn input(chat: &ChatTokenizer, ids: &[u32]) -> Result<String> {
+    let pad = chat.image_pad_id();
+    let mut short = ids.to_vec();
+    short.dedup_by(|a, b| a == b && Some(*a) == pad);
+    let text = chat.decode(&short, false)?;
+    use ovhost_data::chat::{IMAGE_PAD, VISION_END, VISION_START};
+    Ok(text.replace(&format!("{VISION_START}{IMAGE_PAD}{VISION_END}"), "<image>"))
+}
+
+fn cluster(pictures: &[&[u8]]) -> Option<String> {
+    if pictures.is_empty() {
+        return None;
+    }
+    let mut hash = Sha256::new();
+    for picture in pictures {
+        hash.update(Sha256::digest(picture));
+    }
+    Some(hex(hash.finalize()))
+}
+
+pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A bar for all questions, and one for each task where there are several.
+struct Bars {
+    all: ProgressBar,
+    of: Vec<ProgressBar>,
+    shown: bool,
+    group: MultiProgress,
+}
+
+impl Bars {
+    fn new(tasks: &[Asking], answers: &Answers, shown: bool) -> Self {
+        let group = MultiProgress::new();
+        let answered = |t: &Asking| answers.get(&t.name).map_or(0, |a| a.len() as u64);
+        let bar = |template: &str, total: u64, at: u64| {
+            if !shown {
+                return ProgressBar::hidden();
+            }
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = group.add(ProgressBar::new(total).with_style(style));
+            bar.set_position(at);
+            bar.reset_eta();
+            bar
+        };
+        let of = if tasks.len() > 1 {
+            let template = "{prefix:24!} {bar:24} {pos}/{len}";
+            tasks.iter().map(|t| bar(template, t.total, answered(t)).with_prefix(t.name.clone())).collect()
+        } else {
+            Vec::new()
+        };
+        let (total, at) = (tasks.iter().map(|t| t.total).sum(), tasks.iter().map(answered).sum());
+        let all = bar("{wide_bar} {pos}/{len} answers · {per_sec} · ETA {eta}", total, at);
+        Self { all, of, shown, group }
+    }
+
+    fn step(&self, task: usize) {
+        self.all.inc(1);
+        if let Some(bar) = self.of.get(task) {
+            bar.inc(1);
+        }
+        // No terminal: a line now and then.
+        if self.shown && self.all.is_hidden() && self.all.position().is_multiple_of(1000) {
+            let (at, of) = (self.all.position(), self.all.length().unwrap_or(0));
+            info!("{at} of {of} questions answered, {:.0} s left", self.all.eta().as_secs_f64());
+        }
+    }
+
+    fn clear(&self) {
+        for bar in self.of.iter().chain([&self.all]) {
+            bar.finish_and_clear();
+        }
+        let _ = self.group.clear();
+    }
 }

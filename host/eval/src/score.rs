@@ -1,9 +1,19 @@
-//! Answers to scores: metric plugins see every answer in order; results and per-sample scores are written whole.
+//! Answers to scores: metric plugins see every answer in order, a judge those that they cannot score alone.
+//!
+//! ```text
+//!  answers ─ stretches of rows, on several threads ─► update ─► state + per-row scores + requests for a judge
+//!                                                                 requests ─► judge ─► judged ─► state + scores
+//!  states ─ merged in order ─► finalize ─► values
+//! ```
+//! A stretch is cut at fixed places and states are merged in order, so that threads change no digit. A row on which a plugin fails
+//! is an error of that row, found by trying the stretch again in smaller parts; the other rows are scored.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
-use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, MetricInstance, Plugin, Ragged};
+use anyhow::{Context, Result, anyhow, bail};
+use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, MetricInfo, MetricInstance, OnTrap, Plugin, Ragged, Scored};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -11,136 +21,291 @@ use crate::answers::Answer;
 
 /// Answers that a metric sees in one call.
 const ROWS: usize = 256;
+/// Answers whose scores one state holds.
+const STRETCH: usize = 8 * ROWS;
+
+/// Why a row has no score where no judge is given.
+pub(crate) const NO_JUDGE: &str = "needs a judge, and none is given";
 
 /// One value of a metric.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// The value.
-    pub value: f64,
+    /// The value; none over no rows.
+    pub value: Option<f64>,
     /// Samples that it covers.
     pub count: u64,
     /// Standard error of the value, where the metric has one.
     pub stderr: Option<f64>,
     /// Name of the plugin that gave it.
     pub plugin: String,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// The least that it can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// The most that it can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
 }
 
-/// `results.json`.
-#[derive(Debug, Serialize)]
-pub struct Results {
-    /// Value by name.
-    pub metrics: BTreeMap<String, Score>,
-    /// Samples in the data.
-    pub samples: u64,
-    /// Samples that got an answer and were scored.
-    pub answered: u64,
-    /// Samples without an answer: see `error` in samples.jsonl.
-    pub failed: u64,
-    /// Answers that a metric could not score.
-    pub unscored: u64,
-    /// Answers that ended at the length limit.
-    pub truncated: u64,
-    /// What was evaluated, and how.
-    pub settings: Value,
+/// What the metrics say of one answer.
+#[derive(Clone, Debug, Default)]
+pub struct RowScore {
+    /// Score by name, without the `score/` of its column.
+    pub scores: Map<String, Value>,
+    /// What was read of the answer.
+    pub read: Option<Value>,
+    /// What the judge said.
+    pub judgement: Option<String>,
+    /// Why a metric has no score for it.
+    pub errors: Vec<String>,
 }
 
-/// Scores every answer with every metric; returns the results and the lines of samples.jsonl.
-pub fn score(metrics: &[Plugin], answers: &[Answer], seed: u64, settings: Value) -> Result<(Results, Vec<Value>)> {
-    let asked: Vec<&Answer> = answers.iter().filter(|a| a.error.is_none()).collect();
-    let mut scores: Vec<Map<String, Value>> = vec![Map::new(); asked.len()];
-    let mut errors: Vec<Vec<String>> = vec![Vec::new(); asked.len()];
-    let mut values = BTreeMap::new();
+/// All that the metrics say.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// Value by name, in the order in which the metrics give them.
+    pub values: Vec<(String, Score)>,
+    /// One per answer, in order.
+    pub rows: Vec<RowScore>,
+    /// Metrics that failed as a whole, and why.
+    pub failed: Vec<String>,
+}
+
+/// Judges a list of conversations (role and text of each message): what it says, or why it says nothing.
+pub type Judges<'a> = &'a (dyn Fn(&[Vec<(String, String)>]) -> Vec<Result<String, String>> + Sync);
+
+/// Scores answers with every metric. Without a judge rows that need one have an error and no score.
+///
+/// # Errors
+/// Two metrics that give values of one name. A metric that fails is no error of the call: see [`Scores::failed`].
+pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Result<Scores> {
+    let mut out = Scores { rows: vec![RowScore::default(); answers.len()], ..Scores::default() };
     for plugin in metrics {
         let name = &plugin.info().name;
-        let mut metric = plugin.metric()?;
-        metric.reset()?;
-        for (index, rows) in asked.chunks(ROWS).enumerate() {
-            let at = index * ROWS;
-            let ctx = CallCtx { run_seed: seed, shard: 0, batch_index: index as u64, first_row: at as u64 };
-            update(&mut metric, name, &ctx, rows, &mut scores[at..at + rows.len()], &mut errors[at..at + rows.len()])?;
-        }
-        for value in metric.finalize()? {
-            let score = Score { value: value.value, count: value.count, stderr: value.stderr, plugin: name.clone() };
-            if values.insert(value.name.clone(), score).is_some() {
-                bail!("two metric plugins give a value called {:?}; evaluate with one of them at a time", value.name);
+        let mut rows = vec![RowScore::default(); answers.len()];
+        match one(plugin, answers, seed, judge, &mut rows) {
+            Err(error) => out.failed.push(format!("{name}: {error:#}")),
+            Ok(values) => {
+                for (value, info) in values {
+                    if out.values.iter().any(|(known, _)| *known == value.name) {
+                        bail!(
+                            "two metric plugins give a value called {:?}; evaluate with one of them at a time",
+                            value.name
+                        );
+                    }
+                    let score = Score {
+                        value: Some(value.value).filter(|v| v.is_finite()),
+                        count: value.count,
+                        stderr: value.stderr,
+                        plugin: name.clone(),
+                        higher_is_better: info.higher_is_better,
+                        low: info.low,
+                        high: info.high,
+                    };
+                    out.values.push((value.name, score));
+                }
             }
         }
-    }
-    let unscored = errors.iter().filter(|e| !e.is_empty()).count() as u64;
-    let mut scored = scores.into_iter().zip(errors);
-    let mut lines = Vec::with_capacity(answers.len());
-    for answer in answers {
-        let mut line = serde_json::to_value(answer)?;
-        if answer.error.is_none()
-            && let (Value::Object(map), Some((scores, errors))) = (&mut line, scored.next())
-        {
-            map.insert("scores".into(), Value::Object(scores));
-            if !errors.is_empty() {
-                map.insert("score_errors".into(), json!(errors));
-            }
+        for (into, row) in out.rows.iter_mut().zip(rows) {
+            into.scores.extend(row.scores);
+            into.read = into.read.take().or(row.read);
+            into.judgement = into.judgement.take().or(row.judgement);
+            into.errors.extend(row.errors.into_iter().map(|e| format!("{name}: {e}")));
         }
-        lines.push(line);
     }
-    let results = Results {
-        metrics: values,
-        samples: answers.len() as u64,
-        answered: asked.len() as u64,
-        failed: (answers.len() - asked.len()) as u64,
-        unscored,
-        truncated: asked.iter().filter(|a| a.finish_reason == "length").count() as u64,
-        settings,
-    };
-    Ok((results, lines))
+    Ok(out)
 }
 
-fn update(
-    metric: &mut MetricInstance,
-    name: &str,
-    ctx: &CallCtx,
-    rows: &[&Answer],
-    scores: &mut [Map<String, Value>],
-    errors: &mut [Vec<String>],
-) -> Result<()> {
-    let scored = metric.update(ctx, &columns(rows)?)?;
-    if let Some((row, _)) = scored.needs_judge.first() {
-        bail!(
-            "metric {name} wants a judge for sample {}; no judge can be configured yet: use a metric that scores by itself",
-            rows.get(*row as usize).map_or("?", |a| a.key.as_str())
-        );
+type Values = Vec<(ovhost_plugin::MetricValue, MetricInfo)>;
+
+/// What a stretch comes to.
+#[derive(Default)]
+struct Part {
+    state: Vec<u8>,
+    rows: Vec<RowScore>,
+    /// Row in the stretch, and the messages for the judge.
+    asks: Vec<(usize, Vec<(String, String)>)>,
+}
+
+fn one(
+    plugin: &Plugin,
+    answers: &[&Answer],
+    seed: u64,
+    judge: Option<Judges<'_>>,
+    rows: &mut [RowScore],
+) -> Result<Values> {
+    let stretches: Vec<&[&Answer]> = answers.chunks(STRETCH).collect();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(stretches.len()).max(1);
+    let mut parts = in_parallel(
+        threads,
+        stretches.len(),
+        || plugin.metric(),
+        |metric, at| stretch(metric, stretches[at], at * STRETCH, seed),
+    )?;
+    // All that a judge is asked at once: an endpoint takes many requests side by side.
+    let asks: Vec<Vec<(String, String)>> =
+        parts.iter_mut().flat_map(|p| p.asks.iter_mut().map(|(_, messages)| std::mem::take(messages))).collect();
+    if !asks.is_empty() {
+        let mut said = match judge {
+            Some(judge) => judge(&asks),
+            None => vec![Err(NO_JUDGE.into()); asks.len()],
+        }
+        .into_iter();
+        let mut metric = plugin.metric()?;
+        for (at, part) in parts.iter_mut().enumerate().filter(|(_, p)| !p.asks.is_empty()) {
+            let said: Vec<Result<String, String>> = said.by_ref().take(part.asks.len()).collect();
+            judged(&mut metric, stretches[at], at * STRETCH, seed, part, said)?;
+        }
     }
+    let mut metric = plugin.metric()?;
+    metric.reset()?;
+    for (part, into) in parts.into_iter().zip(rows.chunks_mut(STRETCH)) {
+        metric.merge(&part.state)?;
+        for (row, into) in part.rows.into_iter().zip(into) {
+            *into = row;
+        }
+    }
+    let infos = metric.outputs()?;
+    let info = |name: &str| infos.iter().find(|i| i.name == name).cloned();
+    let values = metric.finalize()?;
+    values
+        .into_iter()
+        .map(|v| Ok((info(&v.name).context("a value that was not announced")?, v)))
+        .map(|r| r.map(|(i, v)| (v, i)))
+        .collect()
+}
+
+/// Runs jobs `0..count` on threads with a tool of their own each; results in the order of the jobs.
+fn in_parallel<T, R: Send>(
+    threads: usize,
+    count: usize,
+    tool: impl Fn() -> Result<T, ovhost_plugin::PluginError> + Sync,
+    job: impl Fn(&mut T, usize) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<BTreeMap<usize, Result<R>>> = Mutex::new(BTreeMap::new());
+    let work = || -> Result<()> {
+        let mut tool = tool()?;
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return Ok(());
+            }
+            let result = job(&mut tool, at);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, result);
+        }
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        running.into_iter().fold(mine, |all, thread| {
+            all.and(thread.join().unwrap_or_else(|_| Err(anyhow!("a scoring thread panicked"))))
+        })
+    })?;
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// Scores a stretch; where a plugin fails, once more with failures as errors of their rows.
+fn stretch(metric: &mut MetricInstance, rows: &[&Answer], first: usize, seed: u64) -> Result<Part> {
+    metric.set_on_trap(OnTrap::Stop);
+    match update(metric, rows, first, seed) {
+        Ok(part) => Ok(part),
+        Err(_) => {
+            metric.set_on_trap(OnTrap::Reject);
+            let part = update(metric, rows, first, seed);
+            metric.set_on_trap(OnTrap::Stop);
+            part
+        }
+    }
+}
+
+fn ctx(seed: u64, at: usize) -> CallCtx {
+    CallCtx { run_seed: seed, shard: 0, batch_index: (at / ROWS) as u64, first_row: at as u64 }
+}
+
+fn update(metric: &mut MetricInstance, rows: &[&Answer], first: usize, seed: u64) -> Result<Part> {
+    metric.reset()?;
+    let mut part = Part { rows: vec![RowScore::default(); rows.len()], ..Part::default() };
+    for (index, chunk) in rows.chunks(ROWS).enumerate() {
+        let at = index * ROWS;
+        let mut scored = metric.update(&ctx(seed, first + at), &columns(chunk, None)?)?;
+        let asks = std::mem::take(&mut scored.needs_judge);
+        part.asks.extend(asks.into_iter().map(|(row, messages)| (at + row as usize, messages)));
+        put(scored, &mut part.rows[at..at + chunk.len()]);
+    }
+    part.asks.retain(|(row, _)| *row < rows.len());
+    part.state = metric.save()?;
+    Ok(part)
+}
+
+/// Hands the judge's words to the metric, row by row, as each has its own place in the stream.
+fn judged(
+    metric: &mut MetricInstance,
+    rows: &[&Answer],
+    first: usize,
+    seed: u64,
+    part: &mut Part,
+    said: Vec<Result<String, String>>,
+) -> Result<()> {
+    metric.set_on_trap(OnTrap::Reject);
+    metric.reset()?;
+    metric.merge(&part.state)?;
+    for ((row, _), said) in part.asks.iter().zip(said) {
+        let into = &mut part.rows[*row];
+        match said {
+            Err(reason) => into.errors.push(reason),
+            Ok(text) => {
+                let batch = columns(&rows[*row..=*row], Some(&text))?;
+                let scored = metric.judged(&ctx(seed, first + row), &batch)?;
+                into.judgement = Some(text);
+                put(scored, std::slice::from_mut(into));
+            }
+        }
+    }
+    part.state = metric.save()?;
+    Ok(())
+}
+
+/// Per-row columns and errors to their rows.
+fn put(scored: Scored, rows: &mut [RowScore]) {
     for column in &scored.per_row {
-        let short = column.name.strip_prefix("score/").unwrap_or(&column.name);
-        for (row, into) in scores.iter_mut().enumerate() {
+        let score = column.name.strip_prefix("score/");
+        for (row, into) in rows.iter_mut().enumerate() {
             let valid = column.valid.as_ref().is_none_or(|v| v.get(row).is_some_and(|&b| b != 0));
-            if valid && let Some(value) = cell(&column.data, row) {
-                into.insert(short.to_owned(), value);
+            let Some(value) = cell(&column.data, row).filter(|_| valid) else { continue };
+            if column.name.starts_with("read/") {
+                into.read = Some(value);
+            } else {
+                into.scores.insert(score.unwrap_or(&column.name).to_owned(), value);
             }
         }
     }
     for (row, message) in scored.errors {
-        if let Some(list) = errors.get_mut(row as usize) {
-            list.push(format!("{name}: {message}"));
+        if let Some(into) = rows.get_mut(row as usize) {
+            into.errors.push(message);
         }
     }
-    Ok(())
 }
 
 /// The columns that metrics may read.
-fn columns(rows: &[&Answer]) -> Result<Batch> {
+fn columns(rows: &[&Answer], judgement: Option<&str>) -> Result<Batch> {
     let references = rows.iter().map(|a| serde_json::to_string(&a.references)).collect::<Result<Vec<_>, _>>()?;
-    let records = rows.iter().map(|a| serde_json::to_string(&a.record)).collect::<Result<Vec<_>, _>>()?;
     let text = |name: &str, values: Vec<&str>| Column {
         name: name.to_owned(),
         data: ColumnData::Utf8(Ragged::<u8>::from_strs(values)),
         valid: None,
     };
-    let columns = vec![
+    let mut columns = vec![
         text("key", rows.iter().map(|a| a.key.as_str()).collect()),
         text("source", rows.iter().map(|a| a.source.as_str()).collect()),
         text("prediction", rows.iter().map(|a| a.prediction.as_str()).collect()),
         text("references", references.iter().map(String::as_str).collect()),
-        text("record", records.iter().map(String::as_str).collect()),
+        text("record", rows.iter().map(|a| a.record.get()).collect()),
     ];
+    if let Some(judgement) = judgement {
+        columns.push(text("judgement", vec![judgement; rows.len()]));
+    }
     Ok(Batch { rows: rows.len() as u32, columns })
 }
 
@@ -155,26 +320,4 @@ fn cell(data: &ColumnData, row: usize) -> Option<Value> {
         ColumnData::Utf8(v) => (row < v.len()).then(|| Value::String(String::from_utf8_lossy(v.row(row)).into_owned())),
         _ => None,
     }
-}
-
-/// Writes `results.json` and `samples.jsonl`, each whole or not at all.
-pub fn write(folder: &Path, results: &Results, lines: &[Value]) -> Result<()> {
-    let mut samples = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut samples, line)?;
-        samples.push(b'\n');
-    }
-    whole(&folder.join("samples.jsonl"), &samples)?;
-    whole(&folder.join("results.json"), &serde_json::to_vec_pretty(results)?)
-}
-
-/// Writes a file under a temporary name, fsyncs, renames.
-pub(crate) fn whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let staging = path.with_extension("tmp");
-    let write = || -> std::io::Result<()> {
-        std::fs::write(&staging, bytes)?;
-        std::fs::File::open(&staging)?.sync_all()?;
-        std::fs::rename(&staging, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
 }

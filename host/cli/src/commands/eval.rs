@@ -1,74 +1,154 @@
-//! `ovhost eval`: a data set's questions to answers and scores.
+//! `ovhost eval`: questions of tasks or of a data set to answers and scores.
+//!
+//! ```text
+//!  --tasks ─► task files, data sets ┐
+//!  --recipe, --data ────────────────┴► subjects ─► answers of the model | of --answers | saved ones (--rescore) ─► OUT
+//! ```
 
-use std::{
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+mod setup;
 
-use anyhow::{Context, Result, ensure};
-use ovhost_data::{
-    ChatTokenizer, EvalReader, ImageProcessor,
-    pipeline::{PluginStages, ShardSource},
-    shards::{expand, stored_size},
-};
-use ovhost_eval::{EvalOptions, Results};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use ovhost_data::{ChatTokenizer, ImageProcessor};
+use ovhost_eval::results::{Results, TaskResults, Whole};
+use ovhost_eval::{Common, Served, session, task};
 use ovhost_infer::{GenerationConfig, Generator};
 use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig};
-use ovhost_plugin::Kind;
 use ovhost_store::output_path;
 use ovhost_train::Recipe;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use self::setup::Setup;
 use super::infer::precision;
-use crate::{console, training::recipe_dir, wiring};
+use crate::{console, wiring};
 
 /// Arguments of `ovhost eval`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
-  ovhost eval --recipe recipe.toml --model runs/demo/model
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  ovhost eval --model M --tasks ai2d,chartqa --data-root benchmarks          tasks that the program brings
+  ovhost eval --model M --tasks no_judge --data-root benchmarks --limit 100   a group of tasks, the first 100 questions of each
+  ovhost eval --model M --tasks ./my_task.toml --data-root .                  a task of your own
+  ovhost eval --tasks ai2d --data-root benchmarks --rescore                   score saved answers again, without the model
+  ovhost eval --recipe recipe.toml --model runs/demo/model                    the recipe's data, plugins and eval section
   ovhost eval --model M --data data/test --plugins prompts/conversation.wasm,metrics/exact_match.wasm --out scores
-  ovhost eval --recipe recipe.toml --model M --blank-images      what the questions alone give away
+  ovhost eval --recipe recipe.toml --model M --blank-images                   what the questions alone give away
 
 Answers are saved as they come: the same command goes on where it was stopped. OUT/results.json has the values with counts and
-standard errors, OUT/samples.jsonl every answer with its scores. Exit code 3 tells that some samples could not be asked.")]
+standard errors, OUT/samples_TASK.jsonl (OUT/samples.jsonl of a recipe's data) every answer with its scores. Exit code 3 tells that
+some samples could not be asked or scored."
+)]
 pub struct Args {
     /// Model folder in Hugging Face layout
-    #[arg(long)]
-    model: PathBuf,
+    #[arg(long, help_heading = "What is evaluated")]
+    model: Option<PathBuf>,
+    /// Tasks, groups of tasks and task files (paths that end in .toml), separated by commas; * stands for any part of a name
+    #[arg(long, value_delimiter = ',', help_heading = "What is evaluated", conflicts_with_all = ["recipe", "data", "plugins"])]
+    tasks: Vec<String>,
+    /// Lists the tasks and groups that the program brings
+    #[arg(long, help_heading = "What is evaluated")]
+    list_tasks: bool,
+    /// Folder with the tasks' data sets, each as ORG/NAME or NAME
+    #[arg(long, env = "OVHOST_EVAL_DATA", help_heading = "What is evaluated")]
+    data_root: Option<PathBuf>,
     /// A recipe whose plugins and eval section are used
-    #[arg(long)]
+    #[arg(long, help_heading = "What is evaluated")]
     recipe: Option<PathBuf>,
-    /// Shards: files, folders, {000000..000009} patterns; the recipe's eval.shards if absent
-    #[arg(long, num_args = 1..)]
+    /// Shards: files, folders, {000000..000009} patterns; the recipe's eval.shards if absent. With --tasks: TASK=FOLDER, the data set of a
+    /// task
+    #[arg(long, num_args = 1.., help_heading = "What is evaluated")]
     data: Vec<String>,
     /// Plugins beside or instead of the recipe's: metrics are added, a prompt replaces
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', help_heading = "What is evaluated")]
     plugins: Vec<String>,
+    /// Only this many questions of each task, from the first; with a point, as in 0.1, this share of them
+    #[arg(long, value_parser = limit, help_heading = "What is evaluated")]
+    limit: Option<Limit>,
+    /// Rules that prompts and metrics follow, where a task has several: fixed, lmms-eval, paper-2025-09
+    #[arg(long, help_heading = "What is evaluated")]
+    profile: Option<String>,
+    /// Examples before each question, of tasks that have them
+    #[arg(long, help_heading = "What is evaluated")]
+    num_fewshot: Option<usize>,
+    /// NAME=FILE: a file for every plugin that takes one of that name
+    #[arg(long, value_parser = named_file, help_heading = "What is evaluated")]
+    asset: Vec<(String, PathBuf)>,
+    /// Replace every picture by a black one of its size
+    #[arg(long, help_heading = "What is evaluated")]
+    blank_images: bool,
+
+    /// Score the answers in OUT again, with the plugins as they are now; the model is not asked
+    #[arg(long, help_heading = "Answers")]
+    rescore: bool,
+    /// Score the answers of a file instead of a model's: JSON lines with `task` (if there are several), `doc_id` or `key`, and
+    /// `prediction`
+    #[arg(long, conflicts_with_all = ["model", "rescore"], help_heading = "Answers")]
+    answers: Option<PathBuf>,
     /// Folder of the results
-    #[arg(long, default_value = "eval", value_parser = output_path)]
+    #[arg(long, default_value = "eval", value_parser = output_path, help_heading = "Answers")]
     out: PathBuf,
     /// Questions answered at once
-    #[arg(long)]
+    #[arg(long, help_heading = "Answers")]
     batch_size: Option<usize>,
     /// Most tokens of an answer
-    #[arg(long)]
+    #[arg(long, help_heading = "Answers")]
     max_new_tokens: Option<usize>,
-    /// Only this many questions, from the first
-    #[arg(long)]
-    limit: Option<u64>,
-    /// Replace every picture by a black one of its size
-    #[arg(long)]
-    blank_images: bool,
+    /// Smallest area of a picture after resizing, in pixels; the model's own if absent
+    #[arg(long, help_heading = "Answers")]
+    min_pixels: Option<u64>,
+    /// Largest area of a picture after resizing, in pixels; the model's own if absent
+    #[arg(long, help_heading = "Answers")]
+    max_pixels: Option<u64>,
     /// auto, cpu, cuda, cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", help_heading = "Answers")]
     device: String,
     /// fp32 or bf16; the default is bf16 on CUDA, fp32 on the CPU
-    #[arg(long)]
+    #[arg(long, help_heading = "Answers")]
     precision: Option<String>,
+
+    /// Metrics do without a judge: answers that they cannot read without one are wrong
+    #[arg(long, help_heading = "Judges")]
+    no_judge: bool,
+}
+
+/// How many questions of a task.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    Count(u64),
+    Share(f64),
+}
+
+impl Limit {
+    fn of(self, questions: u64) -> u64 {
+        match self {
+            Limit::Count(n) => n.min(questions),
+            Limit::Share(share) => ((questions as f64 * share).ceil() as u64).min(questions),
+        }
+    }
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    let bad =
+        || format!("{text:?} is neither a number of questions, as in 100, nor a share above 0 and up to 1, as in 0.1");
+    if text.contains('.') {
+        let share: f64 = text.parse().map_err(|_| bad())?;
+        return if share > 0.0 && share <= 1.0 { Ok(Limit::Share(share)) } else { Err(bad()) };
+    }
+    text.parse().map(Limit::Count).map_err(|_| bad())
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=FILE"))?;
+    Ok((name.to_owned(), PathBuf::from(file)))
 }
 
 /// Exit code of an evaluation in which some samples could not be asked or scored.
@@ -76,86 +156,192 @@ const INCOMPLETE: u8 = 3;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.list_tasks {
+        return list();
+    }
+    let started = Instant::now();
     let recipe = args.recipe.as_ref().map(|path| Recipe::read(path, &[])).transpose()?;
-    let dir = args.recipe.as_deref().map_or_else(|| PathBuf::from("."), recipe_dir);
     let seed = recipe.as_ref().map_or(1, |r| r.run.seed);
-    let (shards, base) = match (&recipe, args.data.is_empty()) {
-        (_, false) => (args.data.clone(), Path::new("")),
-        (Some(recipe), true) if !recipe.eval.shards.is_empty() => (recipe.eval.shards.clone(), dir.as_path()),
-        _ => anyhow::bail!("no data: name shards with --data, or a --recipe whose [eval] section has them"),
+    let mut whole = Whole { profile: args.profile.clone(), ..Whole::default() };
+    let threads = recipe.as_ref().map_or(0, |r| r.run.threads);
+    // Before any other torch call: CUDA is loaded here.
+    let device =
+        if args.model.is_some() && !args.rescore { Some(wiring::device(&args.device, threads)?) } else { None };
+    let setup = Setup::new(&args, recipe.as_ref(), seed)?;
+    whole.groups = setup.groups.clone();
+    if whole.profile.is_none() {
+        whole.profile = setup.tasks.iter().find_map(|t| t.task.as_ref()?.profile().map(str::to_owned));
+    }
+    whole.config = json!({
+        "model": "ovhost", "limit": args.limit.map(|l| match l { Limit::Count(n) => json!(n), Limit::Share(s) => json!(s) }),
+        "num_fewshot": args.num_fewshot, "random_seed": seed, "blank_images": args.blank_images, "profile": whole.profile,
+    });
+    let (subjects, answers) = match (&args.model, &args.answers) {
+        _ if args.rescore => saved(&args, setup, &mut whole)?,
+        (_, Some(file)) => given(&args, setup, file, &mut whole)?,
+        (Some(model), None) => {
+            let device = device.context("no device")?;
+            match asked(&args, setup, recipe.as_ref(), model, device, seed, &mut whole)? {
+                Some(found) => found,
+                None => {
+                    eprintln!("interrupted; the same command goes on");
+                    return Ok(console::interrupted());
+                }
+            }
+        }
+        (None, None) => bail!(
+            "--model names the model folder to evaluate; --rescore scores saved answers, --answers those of a file"
+        ),
     };
-    let device = wiring::device(&args.device, recipe.as_ref().map_or(0, |r| r.run.threads))?;
+    let results = session::finish(&args.out, &subjects, &answers, &whole, seed, None)?;
+    let run = json!({"seconds": started.elapsed().as_secs_f64(), "model": args.model, "data_root": args.data_root});
+    ovhost_eval::results::write_whole(&args.out.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
+    print(&results, &args.out, args.tasks.is_empty());
+    Ok(if results.complete() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+type Found = (Vec<session::Subject>, ovhost_eval::Answers);
+
+/// Asks the model. None where a signal broke it off.
+fn asked(
+    args: &Args,
+    setup: Setup,
+    recipe: Option<&Recipe>,
+    folder: &Path,
+    device: tch::Device,
+    seed: u64,
+    whole: &mut Whole,
+) -> Result<Option<Found>> {
     let kind = precision(args.precision.as_deref(), device)?;
-    let host = wiring::host()?;
-    let kinds = [Kind::Prompt, Kind::Metric];
-    let (set, crashes) = (recipe.as_ref().map(|r| &r.plugins), args.out.join("crashes"));
-    let plugins = wiring::plugins(&host, set, &args.plugins, &dir, seed, &crashes, &kinds)?;
-    ensure!(!plugins.metrics.is_empty(), "no metric plugin: name one with --plugins, as in metrics/exact_match.wasm");
-    let prompt =
-        plugins.prompt.clone().context("no prompt plugin: name one with --plugins, as in prompts/conversation.wasm")?;
-    let chat = Arc::new(ChatTokenizer::from_folder(&args.model)?);
-    chat.check_vocab(usize::try_from(ModelConfig::from_folder(&args.model)?.text.vocab_size)?)?;
-    let mut images = ImageProcessor::from_folder(&args.model)?;
-    if let Some(recipe) = &recipe {
+    let chat = Arc::new(ChatTokenizer::from_folder(folder)?);
+    chat.check_vocab(usize::try_from(ModelConfig::from_folder(folder)?.text.vocab_size)?)?;
+    let mut images = ImageProcessor::from_folder(folder)?;
+    images.min_pixels = args.min_pixels.unwrap_or(images.min_pixels);
+    images.max_pixels = args.max_pixels.unwrap_or(images.max_pixels);
+    ensure!(
+        images.min_pixels <= images.max_pixels,
+        "--min-pixels {} is above --max-pixels {}",
+        images.min_pixels,
+        images.max_pixels
+    );
+    if let Some(recipe) = recipe {
         images.max_decode_pixels = recipe.data.max_image_pixels;
     }
     let images = Arc::new(images);
-    let paths = expand(&shards, base)?;
-    let source = Arc::new(ShardSource::open(&paths, images.max_decode_pixels)?);
-    let stages = PluginStages::new(Vec::new(), prompt, None)?;
-    let reader = EvalReader::new(Some(source), &stages, Arc::clone(&chat), Arc::clone(&images), seed)?;
-    let mut config = GenerationConfig::from_folder(&args.model)?;
-    config.max_new_tokens =
-        args.max_new_tokens.or(recipe.as_ref().and_then(|r| r.eval.max_new_tokens)).unwrap_or(config.max_new_tokens);
-    config.stop_strings.extend(reader.stop_strings().iter().cloned());
-    let settings = json!({
-        "model": hash_model(&args.model)?, "data": hash_shards(&paths)?, "plugins": plugins.provenance(), "generation": config,
-        "blank_images": args.blank_images, "limit": args.limit, "precision": format!("{kind:?}"), "seed": seed,
-    });
-    let model = LlavaOnevision::load(&args.model, &LoadOptions { device, kind })?;
-    let batch_size = args.batch_size.or(recipe.as_ref().and_then(|r| r.eval.batch_size)).unwrap_or(32).max(1);
+    let mut generation = GenerationConfig::from_folder(folder)?;
+    generation.max_new_tokens = recipe.and_then(|r| r.eval.max_new_tokens).unwrap_or(generation.max_new_tokens);
+    let name = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    whole.model_name = name.unwrap_or_else(|| folder.display().to_string());
+    let common = map(json!({
+        "model": hash_model(folder)?, "precision": format!("{kind:?}"), "seed": seed, "blank_images": args.blank_images,
+        "min_pixels": images.min_pixels, "max_pixels": images.max_pixels, "model_name": whole.model_name,
+    }));
+    let (subjects, mut asking) = setup.questions(args, &chat, &images, &generation, seed)?;
+    let opened = session::open(&args.out, &common, &subjects)?;
+    whole.settings = settings(&common, &subjects);
+    let model = LlavaOnevision::load(folder, &LoadOptions { device, kind })?;
+    let batch_size = args.batch_size.or(recipe.and_then(|r| r.eval.batch_size)).unwrap_or(32).max(1);
     let decode = |ids: &[i64]| {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         chat.decode(&ids, true).map_err(|e| e.to_string())
     };
-    let generator = Generator::new(&model, config)?.with_decoder(decode).with_batch_size(batch_size);
-    let results = ovhost_eval::evaluate(EvalOptions {
-        reader,
-        generator,
-        chat: Arc::clone(&chat),
-        images,
-        metrics: plugins.metrics.clone(),
-        out: args.out.clone(),
-        batch_size,
-        limit: args.limit,
-        blank_images: args.blank_images,
-        seed,
-        settings,
-        stop: console::stop_flag(console::AFTER_THIS_STEP)?,
-        progress: true,
-    })?;
-    let Some(results) = results else {
-        eprintln!("interrupted; the same command goes on");
-        return Ok(console::interrupted());
-    };
-    print(&results, &args.out);
-    Ok(if results.failed + results.unscored > 0 { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
+    let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
+    let generator = Generator::new(&model, generation)?.with_decoder(decode).with_batch_size(batch_size);
+    let common = Common { chat: Arc::clone(&chat), images, ahead: 2 * batch_size, stop, progress: true };
+    let mut served = Served { generator: &generator, batch_size };
+    let answers = session::evaluate(&args.out, opened, &mut asking, &common, &mut served)?;
+    Ok(answers.map(|answers| (subjects, answers)))
 }
 
-fn print(results: &Results, out: &Path) {
-    for (name, score) in &results.metrics {
-        let error = score.stderr.map(|e| format!(" ± {e:.4}")).unwrap_or_default();
-        println!("{name}  {:.4}{error}  (n = {})", score.value, score.count);
+/// The answers that the folder holds.
+fn saved(args: &Args, setup: Setup, whole: &mut Whole) -> Result<Found> {
+    let settings = session::saved_settings(&args.out)?
+        .with_context(|| format!("{} holds no evaluation; --out names the folder", args.out.display()))?;
+    let (answers, _) = ovhost_eval::AnswerFile::read(&args.out.join(session::ANSWERS))?;
+    let subjects = setup.saved(&settings, &answers)?;
+    if let Some(name) = settings.get("model_name").and_then(Value::as_str) {
+        whole.model_name = name.to_owned();
     }
+    whole.settings = settings;
+    Ok((subjects, answers))
+}
+
+/// The answers of a file.
+fn given(args: &Args, setup: Setup, file: &Path, whole: &mut Whole) -> Result<Found> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    whole.model_name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let hash: String = hex(Sha256::digest(&text));
+    let said = setup::Given::parse(&text, file, setup.tasks.len() == 1)?;
+    let (subjects, found) = setup.given(args, &said)?;
+    let common = map(json!({"model": format!("answers {hash}"), "model_name": whole.model_name}));
+    let (mut opened, _) = session::open(&args.out, &common, &subjects)?;
+    let mut answers = ovhost_eval::Answers::new();
+    for answer in found {
+        opened.append(&answer)?;
+        answers.entry(answer.task.clone()).or_insert_with(BTreeMap::new).insert(answer.doc_id, answer);
+    }
+    opened.sync()?;
+    whole.settings = settings(&common, &subjects);
+    Ok((subjects, answers))
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn settings(common: &Map<String, Value>, subjects: &[session::Subject]) -> Value {
+    let mut out = common.clone();
+    let tasks = subjects.iter().map(|s| (s.name().to_owned(), s.identity.clone())).collect();
+    out.insert("tasks".into(), Value::Object(tasks));
+    Value::Object(out)
+}
+
+/// `--list-tasks`.
+fn list() -> Result<ExitCode> {
+    for file in task::built_in(None)? {
+        match file {
+            task::TaskFile::Task(task) => println!("{:28} {}", task.name, task.summary),
+            task::TaskFile::Group(group) => {
+                println!("{:28} group: {} ({})", group.name, group.summary, group.tasks.join(", "));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(results: &Results, out: &Path, recipe: bool) {
+    for (name, task) in &results.tasks {
+        let line = |name: &str, score: &ovhost_eval::score::Score| {
+            let value = score.value.map_or("n/a".into(), |v| format!("{v:.4}"));
+            let error = score.stderr.map(|e| format!(" ± {e:.4}")).unwrap_or_default();
+            println!("{name}  {value}{error}  (n = {})", score.count);
+        };
+        if recipe {
+            task.metrics.iter().for_each(|(metric, score)| line(metric, score));
+        } else {
+            match task.main.as_ref().and_then(|m| Some((m, task.metrics.get(m)?))) {
+                Some((main, score)) => line(&format!("{name}  {main}"), score),
+                None => println!("{name}  no score here: see {}", out.join("submissions").display()),
+            }
+        }
+        task.errors.iter().for_each(|error| println!("{name}  metric failed: {error}"));
+    }
+    let sum = |of: &dyn Fn(&TaskResults) -> u64| results.tasks.values().map(of).sum::<u64>();
+    let (failed, unscored) = (sum(&|t| t.failed), sum(&|t| t.unscored));
     println!(
-        "{} samples, {} answered, {} failed, {} unscored, {} truncated · {}",
-        results.samples,
-        results.answered,
-        results.failed,
-        results.unscored,
-        results.truncated,
+        "{} samples, {} answered, {failed} failed, {unscored} unscored, {} truncated · {}",
+        sum(&|t| t.samples),
+        sum(&|t| t.answered),
+        sum(&|t| t.truncated),
         out.join("results.json").display()
     );
+    let judge = "needs a judge";
+    if results.tasks.values().any(|t| t.wants_judge) {
+        eprintln!("some answers {judge}, which is not given: --no-judge counts them as wrong");
+    }
 }
 
 /// SHA-256 over the model folder's files that decide its answers.
@@ -180,14 +366,9 @@ fn hash_model(folder: &Path) -> Result<String> {
             hash.update(&buffer[..n]);
         }
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(hash.finalize()))
 }
 
-/// Name and size of every shard: a cheap identity that notices exchanged data.
-fn hash_shards(paths: &[PathBuf]) -> Result<Value> {
-    let of = |path: &PathBuf| -> Result<Value> {
-        let size = stored_size(path)?;
-        Ok(json!([path.file_name().unwrap_or_default().to_string_lossy(), size]))
-    };
-    Ok(Value::Array(paths.iter().map(of).collect::<Result<_>>()?))
+fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,0 +1,5 @@
+//! Judges behind an endpoint in the test.
+
+mod court;
+mod endpoint;
+mod server;

@@ -193,7 +193,7 @@ impl TaskSource {
             columns.extend(raw.blobs.iter().map(|(column, _)| column).filter(|c| matches(pattern, c)).cloned());
             columns.sort_by(|a, b| natural(a, b));
             columns.dedup();
-            let mut empty = None;
+            let mut empty = Vec::new();
             for column in columns {
                 let before = record.media.len();
                 let value = record.fields.shift_remove(&column).unwrap_or(Value::Null);
@@ -207,13 +207,13 @@ impl TaskSource {
                         record.media.push(self.media(&column, bytes)?);
                     }
                 }
-                // Prompts count pictures: one that is missing in the middle would shift all that follow.
-                match (&empty, record.media.len() == before) {
-                    (None, true) => empty = Some(column),
-                    (Some(gap), false) => {
-                        return Err(format!("column {gap} has no picture, and {column} after it has one"));
-                    }
-                    _ => {}
+                // Prompts count pictures: `<image 2>` is image_2 also where there is no image_1. What stands for the missing one has no
+                // bytes, so that a prompt which shows it is a reject.
+                if record.media.len() == before {
+                    empty.push(column);
+                } else if !empty.is_empty() {
+                    let gap = |name| Media { name, bytes: Arc::default(), size: 0, width: 1, height: 1 };
+                    record.media.splice(before..before, empty.drain(..).map(gap));
                 }
             }
         }

@@ -25,7 +25,7 @@ const ROWS: usize = 256;
 const STRETCH: usize = 8 * ROWS;
 
 /// Why a row has no score where no judge is given.
-pub(crate) const NO_JUDGE: &str = "needs a judge, and none is given";
+pub const NO_JUDGE: &str = "needs a judge, and none is given";
 
 /// One value of a metric.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -72,19 +72,36 @@ pub struct Scores {
     pub failed: Vec<String>,
 }
 
-/// Judges a list of conversations (role and text of each message): what it says, or why it says nothing.
-pub type Judges<'a> = &'a (dyn Fn(&[Vec<(String, String)>]) -> Vec<Result<String, String>> + Sync);
+/// What a judge is asked about an answer.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Place of the answer among those that are scored.
+    pub row: usize,
+    /// Role and text of each message.
+    pub messages: Vec<(String, String)>,
+}
+
+/// Judges answers (all that are scored, and what is asked of some): what it says to each question, or why it says nothing.
+pub type Judges<'a> = &'a mut dyn FnMut(&[&Answer], &[Ask]) -> Vec<Result<String, String>>;
+
+/// A judge for one more call.
+pub(crate) fn again<'a>(judge: &'a mut Option<Judges<'_>>) -> Option<Judges<'a>> {
+    match judge {
+        Some(judge) => Some(&mut **judge),
+        None => None,
+    }
+}
 
 /// Scores answers with every metric. Without a judge rows that need one have an error and no score.
 ///
 /// # Errors
 /// Two metrics that give values of one name. A metric that fails is no error of the call: see [`Scores::failed`].
-pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Result<Scores> {
+pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, mut judge: Option<Judges<'_>>) -> Result<Scores> {
     let mut out = Scores { rows: vec![RowScore::default(); answers.len()], ..Scores::default() };
     for plugin in metrics {
         let name = &plugin.info().name;
         let mut rows = vec![RowScore::default(); answers.len()];
-        match one(plugin, answers, seed, judge, &mut rows) {
+        match one(plugin, answers, seed, again(&mut judge), &mut rows) {
             Err(error) => out.failed.push(format!("{name}: {error:#}")),
             Ok(values) => {
                 for (value, info) in values {
@@ -144,11 +161,19 @@ fn one(
         |metric, at| stretch(metric, stretches[at], at * STRETCH, seed),
     )?;
     // All that a judge is asked at once: an endpoint takes many requests side by side.
-    let asks: Vec<Vec<(String, String)>> =
-        parts.iter_mut().flat_map(|p| p.asks.iter_mut().map(|(_, messages)| std::mem::take(messages))).collect();
+    let stretches_of = parts.iter_mut().enumerate();
+    let asks: Vec<Ask> = stretches_of
+        .flat_map(|(at, part)| {
+            let ask = move |(row, messages): &mut (usize, Vec<_>)| Ask {
+                row: at * STRETCH + *row,
+                messages: std::mem::take(messages),
+            };
+            part.asks.iter_mut().map(ask)
+        })
+        .collect();
     if !asks.is_empty() {
         let mut said = match judge {
-            Some(judge) => judge(&asks),
+            Some(judge) => judge(answers, &asks),
             None => vec![Err(NO_JUDGE.into()); asks.len()],
         }
         .into_iter();

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::answers::{Answer, AnswerFile, Answers};
 use crate::results::{self, Results, Scored, Whole};
 use crate::runner::{Asking, Common, Model, ask};
-use crate::score::{Judges, score};
+use crate::score::{Judges, again, score};
 use crate::task::Task;
 
 /// A task as it is scored.
@@ -141,15 +141,15 @@ pub fn finish(
     answers: &Answers,
     whole: &Whole,
     seed: u64,
-    judge: Option<Judges<'_>>,
+    mut judge: Option<Judges<'_>>,
 ) -> Result<Results> {
     let none = BTreeMap::new();
     let mut scored = Vec::with_capacity(subjects.len());
     for subject in subjects {
         let answers: Vec<&Answer> = answers.get(subject.name()).unwrap_or(&none).values().collect();
         let asked: Vec<&Answer> = answers.iter().copied().filter(|a| a.error.is_none()).collect();
-        let scores =
-            score(&subject.metrics, &asked, seed, judge).with_context(|| format!("task {}", subject.name()))?;
+        let scores = score(&subject.metrics, &asked, seed, again(&mut judge))
+            .with_context(|| format!("task {}", subject.name()))?;
         for failed in &scores.failed {
             warn!("{}: metric {failed}", subject.name());
         }

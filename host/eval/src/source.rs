@@ -351,7 +351,10 @@ fn decode(column: &str, value: &Value) -> Result<Option<Vec<u8>>, String> {
         Value::Null => return Ok(None),
         Value::String(text) => text.trim(),
         other => {
-            return Err(format!("column {column} holds {}; base64 text is needed", ovhost_data::record::kind_of(other)));
+            return Err(format!(
+                "column {column} holds {}; base64 text is needed",
+                ovhost_data::record::kind_of(other)
+            ));
         }
     };
     let text = text.strip_prefix("data:").and_then(|t| t.split_once(";base64,")).map_or(text, |(_, data)| data);

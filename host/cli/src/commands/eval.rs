@@ -5,6 +5,7 @@
 //!  --recipe, --data ────────────────┴► subjects ─► answers of the model | of --answers | saved ones (--rescore) ─► OUT
 //! ```
 
+mod judge;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use ovhost_data::{ChatTokenizer, ImageProcessor};
 use ovhost_eval::results::{Results, TaskResults, Whole};
-use ovhost_eval::{Common, Served, session, task};
+use ovhost_eval::score::{Ask, NO_JUDGE};
+use ovhost_eval::{Answer, Common, Served, session, task};
 use ovhost_infer::{GenerationConfig, Generator};
 use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig};
 use ovhost_store::output_path;
@@ -26,6 +29,7 @@ use ovhost_train::Recipe;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use self::judge::{Bench, JudgeArgs};
 use self::setup::Setup;
 use super::infer::precision;
 use crate::{console, wiring};
@@ -115,9 +119,8 @@ pub struct Args {
     #[arg(long, help_heading = "Answers")]
     precision: Option<String>,
 
-    /// Metrics do without a judge: answers that they cannot read without one are wrong
-    #[arg(long, help_heading = "Judges")]
-    no_judge: bool,
+    #[command(flatten)]
+    judge: JudgeArgs,
 }
 
 /// How many questions of a task.
@@ -167,6 +170,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     // Before any other torch call: CUDA is loaded here.
     let device =
         if args.model.is_some() && !args.rescore { Some(wiring::device(&args.device, threads)?) } else { None };
+    let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
     let setup = Setup::new(&args, recipe.as_ref(), seed)?;
     whole.groups = setup.groups.clone();
     if whole.profile.is_none() {
@@ -176,12 +180,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
         "model": "ovhost", "limit": args.limit.map(|l| match l { Limit::Count(n) => json!(n), Limit::Share(s) => json!(s) }),
         "num_fewshot": args.num_fewshot, "random_seed": seed, "blank_images": args.blank_images, "profile": whole.profile,
     });
+    let mut said = None;
     let (subjects, answers) = match (&args.model, &args.answers) {
         _ if args.rescore => saved(&args, setup, &mut whole)?,
-        (_, Some(file)) => given(&args, setup, file, &mut whole)?,
+        (_, Some(file)) => {
+            let parsed = parse_given(file, setup.tasks.len() == 1)?;
+            let found = given(&args, setup, &parsed, file, &mut whole)?;
+            said = Some(parsed);
+            found
+        }
         (Some(model), None) => {
             let device = device.context("no device")?;
-            match asked(&args, setup, recipe.as_ref(), model, device, seed, &mut whole)? {
+            match asked(&args, setup, recipe.as_ref(), model, device, seed, &mut whole, &stop)? {
                 Some(found) => found,
                 None => {
                     eprintln!("interrupted; the same command goes on");
@@ -193,7 +203,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
             "--model names the model folder to evaluate; --rescore scores saved answers, --answers those of a file"
         ),
     };
-    let results = session::finish(&args.out, &subjects, &answers, &whole, seed, None)?;
+    let mut bench = Bench::new(&args.judge, &args.out, &|| wiring::device(&args.device, threads), &stop)?;
+    whole.config["judge"] = bench.as_ref().map_or(Value::Null, Bench::identity);
+    let results = match (&mut bench, &said) {
+        (Some(bench), _) => {
+            let mut judge = |_: &[&Answer], asks: &[Ask]| bench.hear(asks);
+            session::finish(&args.out, &subjects, &answers, &whole, seed, Some(&mut judge))?
+        }
+        (None, Some(said)) => {
+            let known = |answer: &Answer| said.judgement(answer).ok_or_else(|| NO_JUDGE.to_owned());
+            let mut judge = |answers: &[&Answer], asks: &[Ask]| asks.iter().map(|a| known(answers[a.row])).collect();
+            session::finish(&args.out, &subjects, &answers, &whole, seed, Some(&mut judge))?
+        }
+        (None, None) => session::finish(&args.out, &subjects, &answers, &whole, seed, None)?,
+    };
+    if stop.load(Ordering::SeqCst) {
+        eprintln!("interrupted while answers were judged; the same command goes on");
+        return Ok(console::interrupted());
+    }
     let run = json!({"seconds": started.elapsed().as_secs_f64(), "model": args.model, "data_root": args.data_root});
     ovhost_eval::results::write_whole(&args.out.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
     print(&results, &args.out, args.tasks.is_empty());
@@ -211,6 +238,7 @@ fn asked(
     device: tch::Device,
     seed: u64,
     whole: &mut Whole,
+    stop: &Arc<AtomicBool>,
 ) -> Result<Option<Found>> {
     let kind = precision(args.precision.as_deref(), device)?;
     let chat = Arc::new(ChatTokenizer::from_folder(folder)?);
@@ -245,9 +273,9 @@ fn asked(
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         chat.decode(&ids, true).map_err(|e| e.to_string())
     };
-    let stop = console::stop_flag(console::AFTER_THIS_STEP)?;
     let generator = Generator::new(&model, generation)?.with_decoder(decode).with_batch_size(batch_size);
-    let common = Common { chat: Arc::clone(&chat), images, ahead: 2 * batch_size, stop, progress: true };
+    let common =
+        Common { chat: Arc::clone(&chat), images, ahead: 2 * batch_size, stop: Arc::clone(stop), progress: true };
     let mut served = Served { generator: &generator, batch_size };
     let answers = session::evaluate(&args.out, opened, &mut asking, &common, &mut served)?;
     Ok(answers.map(|answers| (subjects, answers)))
@@ -266,13 +294,16 @@ fn saved(args: &Args, setup: Setup, whole: &mut Whole) -> Result<Found> {
     Ok((subjects, answers))
 }
 
-/// The answers of a file.
-fn given(args: &Args, setup: Setup, file: &Path, whole: &mut Whole) -> Result<Found> {
+fn parse_given(file: &Path, only: bool) -> Result<setup::Given> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    setup::Given::parse(&text, file, only)
+}
+
+/// The answers of a file.
+fn given(args: &Args, setup: Setup, said: &setup::Given, file: &Path, whole: &mut Whole) -> Result<Found> {
     whole.model_name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let hash: String = hex(Sha256::digest(&text));
-    let said = setup::Given::parse(&text, file, setup.tasks.len() == 1)?;
-    let (subjects, found) = setup.given(args, &said)?;
+    let hash = hex(Sha256::digest(fs::read(file).with_context(|| format!("reading {}", file.display()))?));
+    let (subjects, found) = setup.given(args, said)?;
     let common = map(json!({"model": format!("answers {hash}"), "model_name": whole.model_name}));
     let (mut opened, _) = session::open(&args.out, &common, &subjects)?;
     let mut answers = ovhost_eval::Answers::new();
@@ -338,9 +369,11 @@ fn print(results: &Results, out: &Path, recipe: bool) {
         sum(&|t| t.truncated),
         out.join("results.json").display()
     );
-    let judge = "needs a judge";
     if results.tasks.values().any(|t| t.wants_judge) {
-        eprintln!("some answers {judge}, which is not given: --no-judge counts them as wrong");
+        eprintln!(
+            "some answers need a judge and are unscored: --judge-model names one, --no-judge counts such answers as wrong; with \
+             --rescore the model is not asked again"
+        );
     }
 }
 

@@ -192,7 +192,9 @@ impl Setup {
             let total = args.limit.map_or(original, |l| l.of(original));
             let references = wanted.task.as_ref().and_then(|t| t.data.references.as_deref());
             let name = subject.name().to_owned();
-            answers.extend(runner::given(&name, &*source, total, references, &|id, key| said.of(&name, id, key))?);
+            answers.extend(runner::given(&name, &*source, total, references, &|id, key| {
+                Some(said.of(&name, id, key)?.prediction.clone())
+            })?);
             subjects.push(subject);
         }
         Ok((subjects, answers))
@@ -237,7 +239,7 @@ fn plugin(host: &Host, used: &Use, kind: Kind, base: &Path, args: &Args, seed: u
             let path = std::path::absolute(path).with_context(|| format!("--asset {name}={}", path.display()))?;
             use_.assets.insert(name.clone(), asset(&path));
         }
-        if args.no_judge && entry.config_schema.pointer("/properties/judge").is_some() {
+        if args.judge.no_judge && entry.config_schema.pointer("/properties/judge").is_some() {
             use_.config.insert("judge".into(), false.into());
         }
     }
@@ -255,8 +257,14 @@ fn file_sizes(paths: &[PathBuf]) -> Result<Value> {
 
 /// Answers of a file.
 pub struct Given {
-    by_id: BTreeMap<(String, u64), String>,
-    by_key: BTreeMap<(String, String), String>,
+    by_id: BTreeMap<(String, u64), Said>,
+    by_key: BTreeMap<(String, String), Said>,
+}
+
+/// What a line says.
+struct Said {
+    prediction: String,
+    judgement: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -267,6 +275,8 @@ struct GivenLine {
     /// As a samples file of an evaluation calls it, too.
     #[serde(alias = "filtered_resps")]
     prediction: String,
+    /// What a judge said of it.
+    judgement: Option<String>,
 }
 
 impl Given {
@@ -278,9 +288,10 @@ impl Given {
             let line: GivenLine = serde_json::from_str(line).with_context(at)?;
             ensure!(only || line.task.is_some(), "{}: no `task`, and several tasks are evaluated", at());
             let task = line.task.unwrap_or_default();
+            let said = Said { prediction: line.prediction, judgement: line.judgement };
             let twice = match (line.doc_id, line.key) {
-                (Some(id), _) => out.by_id.insert((task, id), line.prediction).is_some(),
-                (None, Some(key)) => out.by_key.insert((task, key), line.prediction).is_some(),
+                (Some(id), _) => out.by_id.insert((task, id), said).is_some(),
+                (None, Some(key)) => out.by_key.insert((task, key), said).is_some(),
                 (None, None) => bail!("{}: neither `doc_id` nor `key`", at()),
             };
             ensure!(!twice, "{}: a second answer to the same question", at());
@@ -288,10 +299,15 @@ impl Given {
         Ok(out)
     }
 
-    fn of(&self, task: &str, id: u64, key: &str) -> Option<String> {
+    /// The judgement of an answer.
+    pub fn judgement(&self, answer: &Answer) -> Option<String> {
+        self.of(&answer.task, answer.doc_id, &answer.key)?.judgement.clone()
+    }
+
+    fn of(&self, task: &str, id: u64, key: &str) -> Option<&Said> {
         [task, ""].iter().find_map(|task| {
             let by_id = self.by_id.get(&((*task).to_owned(), id));
-            by_id.or_else(|| self.by_key.get(&((*task).to_owned(), key.to_owned()))).cloned()
+            by_id.or_else(|| self.by_key.get(&((*task).to_owned(), key.to_owned())))
         })
     }
 }

@@ -367,7 +367,18 @@ pub struct PromptUnderTest<P> {
 /// # Errors
 /// What it finds wrong with `config`.
 pub fn prompt<P: Prompt>(config: Json) -> Result<PromptUnderTest<P>, ConfigError> {
-    Ok(PromptUnderTest { prompt: make::<P>(&config, &[])?.0, stream: Stream::new() })
+    prompt_with_assets(config, &[])
+}
+
+/// Configures the prompt `P` with assets (name, bytes).
+///
+/// # Errors
+/// What it finds wrong with `config` or the assets.
+pub fn prompt_with_assets<P: Prompt>(
+    config: Json,
+    assets: &[(&str, &[u8])],
+) -> Result<PromptUnderTest<P>, ConfigError> {
+    Ok(PromptUnderTest { prompt: make::<P>(&config, assets)?.0, stream: Stream::new() })
 }
 
 impl<P: Prompt> PromptUnderTest<P> {
@@ -399,7 +410,18 @@ pub struct MetricUnderTest<M: Metric> {
 /// # Errors
 /// What it finds wrong with `config`.
 pub fn metric<M: Metric>(config: Json) -> Result<MetricUnderTest<M>, ConfigError> {
-    Ok(MetricUnderTest { runner: crate::metric::Runner::new(make::<M>(&config, &[])?.0), stream: Stream::new() })
+    metric_with_assets(config, &[])
+}
+
+/// Configures the metric `M` with assets (name, bytes).
+///
+/// # Errors
+/// What it finds wrong with `config` or the assets.
+pub fn metric_with_assets<M: Metric>(
+    config: Json,
+    assets: &[(&str, &[u8])],
+) -> Result<MetricUnderTest<M>, ConfigError> {
+    Ok(MetricUnderTest { runner: crate::metric::Runner::new(make::<M>(&config, assets)?.0), stream: Stream::new() })
 }
 
 impl<M: Metric> MetricUnderTest<M> {
@@ -411,6 +433,16 @@ impl<M: Metric> MetricUnderTest<M> {
         let batch = batch(M::READS, &rows);
         let call = self.stream.next(batch.rows);
         MetricOutcome(self.runner.update(&call, &batch).unwrap_or_else(|e| panic!("the call failed: {}", e.message)))
+    }
+
+    /// Scores rows that asked for a judge, with what the judge said in a column `judgement`.
+    ///
+    /// # Panics
+    /// The whole call fails.
+    pub fn judged(&mut self, rows: Json) -> MetricOutcome {
+        let batch = batch(M::READS, &rows);
+        let call = self.stream.next(batch.rows);
+        MetricOutcome(self.runner.judged(&call, &batch).unwrap_or_else(|e| panic!("the call failed: {}", e.message)))
     }
 
     /// The partial state as bytes.

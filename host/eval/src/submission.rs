@@ -1,6 +1,7 @@
 //! Files that a benchmark's server scores: chosen columns of every answer, in the format that the file's ending says.
 
 use anyhow::{Context, Result, bail};
+use ovhost_eval_scoring::tags;
 use serde_json::{Map, Value};
 
 use crate::answers::Answer;
@@ -16,7 +17,7 @@ pub fn make(submission: &Submission, answers: &[&Answer]) -> Result<Vec<u8>> {
         let record: Value = serde_json::from_str(answer.record.get())?;
         let mut row = Map::new();
         for column in &submission.columns {
-            let value = value(column, answer, &record)?;
+            let value = value(column, submission.strip_reasoning, answer, &record)?;
             row.insert(column.name.clone(), value);
         }
         rows.push(row);
@@ -37,8 +38,9 @@ pub fn make(submission: &Submission, answers: &[&Answer]) -> Result<Vec<u8>> {
     }
 }
 
-fn value(column: &SubmissionColumn, answer: &Answer, record: &Value) -> Result<Value> {
+fn value(column: &SubmissionColumn, strip: bool, answer: &Answer, record: &Value) -> Result<Value> {
     let found = match column.from.as_str() {
+        "prediction" if strip => Value::String(tags::strip_reasoning(&answer.prediction, tags::DEFAULT_PAIRS)),
         "prediction" => Value::String(answer.prediction.clone()),
         "key" => Value::String(answer.key.clone()),
         other => {
@@ -125,6 +127,7 @@ mod tests {
         Submission {
             file: file.into(),
             columns: vec![column("questionId", "record.id"), column("answer", "prediction")],
+            strip_reasoning: true,
         }
     }
 
@@ -147,6 +150,16 @@ mod tests {
         assert_eq!(&sheet[..2], b"PK");
         assert_eq!(make(&submission("a.xlsx"), &rows).unwrap(), sheet, "equal answers give equal bytes");
         assert!(make(&submission("a.pdf"), &rows).is_err());
+    }
+
+    #[test]
+    fn what_was_thought_aloud_is_left_out_unless_it_is_wanted() {
+        let answers = [Answer { prediction: "<think>a or b</think> b".into(), ..answers().remove(0) }];
+        let rows: Vec<&Answer> = answers.iter().collect();
+        let mut wanted = submission("a.json");
+        assert_eq!(make(&wanted, &rows).unwrap(), br#"[{"questionId":7,"answer":"b"}]"#);
+        wanted.strip_reasoning = false;
+        assert_eq!(make(&wanted, &rows).unwrap(), br#"[{"questionId":7,"answer":"<think>a or b</think> b"}]"#);
     }
 
     #[test]

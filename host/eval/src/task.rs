@@ -205,6 +205,9 @@ pub struct Submission {
     pub file: String,
     /// What it holds of each sample.
     pub columns: Vec<SubmissionColumn>,
+    /// Whether what was thought aloud (`<think>`, `<analysis>`) is left out of predictions.
+    #[serde(default = "yes")]
+    pub strip_reasoning: bool,
 }
 
 /// A column of a [`Submission`].
@@ -272,6 +275,10 @@ pub enum TaskFile {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn none() -> String {

@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, help_heading = "What is evaluated")]
     model: Option<PathBuf>,
     /// Tasks, groups of tasks and task files (paths that end in .toml), separated by commas; * stands for any part of a name
-    #[arg(long, value_delimiter = ',', help_heading = "What is evaluated", conflicts_with_all = ["recipe", "data", "plugins"])]
+    #[arg(long, value_delimiter = ',', help_heading = "What is evaluated", conflicts_with_all = ["recipe", "plugins"])]
     tasks: Vec<String>,
     /// Lists the tasks and groups that the program brings
     #[arg(long, help_heading = "What is evaluated")]
@@ -184,8 +184,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let (subjects, answers) = match (&args.model, &args.answers) {
         _ if args.rescore => saved(&args, setup, &mut whole)?,
         (_, Some(file)) => {
-            let parsed = parse_given(file, setup.tasks.len() == 1)?;
-            let found = given(&args, setup, &parsed, file, &mut whole)?;
+            let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            let parsed = setup::Given::parse(&text, file, setup.tasks.len() == 1)?;
+            let found = given(&args, setup, &parsed, (file, &text), &mut whole)?;
             said = Some(parsed);
             found
         }
@@ -294,15 +295,16 @@ fn saved(args: &Args, setup: Setup, whole: &mut Whole) -> Result<Found> {
     Ok((subjects, answers))
 }
 
-fn parse_given(file: &Path, only: bool) -> Result<setup::Given> {
-    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    setup::Given::parse(&text, file, only)
-}
-
 /// The answers of a file.
-fn given(args: &Args, setup: Setup, said: &setup::Given, file: &Path, whole: &mut Whole) -> Result<Found> {
+fn given(
+    args: &Args,
+    setup: Setup,
+    said: &setup::Given,
+    (file, text): (&Path, &str),
+    whole: &mut Whole,
+) -> Result<Found> {
     whole.model_name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let hash = hex(Sha256::digest(fs::read(file).with_context(|| format!("reading {}", file.display()))?));
+    let hash = hex(Sha256::digest(text));
     let (subjects, found) = setup.given(args, said)?;
     let common = map(json!({"model": format!("answers {hash}"), "model_name": whole.model_name}));
     let (mut opened, _) = session::open(&args.out, &common, &subjects)?;

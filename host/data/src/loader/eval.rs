@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ovhost_plugin::{CallCtx, Mode, Rendered};
+use ovhost_plugin::{CallCtx, Mode, Part, Piece, Rendered};
 
 use super::work::decode_bin;
 use crate::DataError;
@@ -129,7 +129,10 @@ impl EvalReader {
             .map_err(|(stage, reason)| Reject { key: record.key.clone(), shard: record.shard.clone(), stage, reason }))
     }
 
-    fn encode(&self, record: &Record, ordinal: u64, rendered: Rendered) -> Result<EvalSample, String> {
+    fn encode(&self, record: &Record, ordinal: u64, mut rendered: Rendered) -> Result<EvalSample, String> {
+        // A question may name some of its record's pictures (MMMU's do): only these are read.
+        let shown = keep_shown(&mut rendered, record.media.len())?;
+        let record = &Record { media: shown.iter().map(|i| record.media[*i].clone()).collect(), ..record.clone() };
         let sizes = image_tokens(record, &self.images)?;
         let prompt = self.chat.encode_prompt(&rendered, &sizes.tokens).map_err(|e| e.to_string())?;
         let image = |i: &usize| SampleImage { media: record.media[*i].clone(), tokens: sizes.tokens[*i] };
@@ -144,4 +147,35 @@ impl EvalReader {
             prompt,
         })
     }
+}
+
+/// The pictures that a prompt shows, by their places in the record; the prompt's own numbers become places among these.
+fn keep_shown(rendered: &mut Rendered, have: usize) -> Result<Vec<usize>, String> {
+    let mut numbers: Vec<&mut u32> = match rendered {
+        Rendered::Conversation(messages) => messages
+            .iter_mut()
+            .flat_map(|message| &mut message.parts)
+            .filter_map(|part| match part {
+                Part::Image(number) => Some(number),
+                _ => None,
+            })
+            .collect(),
+        Rendered::Segments(segments) => segments
+            .iter_mut()
+            .filter_map(|segment| match &mut segment.piece {
+                Piece::Image(number) => Some(number),
+                _ => None,
+            })
+            .collect(),
+    };
+    let mut shown: Vec<usize> = numbers.iter().map(|number| **number as usize).collect();
+    shown.sort_unstable();
+    shown.dedup();
+    if let Some(beyond) = shown.last().filter(|last| **last >= have) {
+        return Err(format!("the prompt shows image {beyond} (counted from 0), and the record has {have}"));
+    }
+    for number in &mut numbers {
+        **number = shown.binary_search(&(**number as usize)).map_err(|_| "an image was lost")? as u32;
+    }
+    Ok(shown)
 }

@@ -48,9 +48,8 @@ pub struct Counting {
     config: Config,
 }
 
-const WORDS: [&str; 13] = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-];
+const WORDS: [&str; 13] =
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
 
 /// The last number of an answer, in digits or as a word up to twelve.
 fn number(answer: &str) -> Option<u64> {
@@ -60,7 +59,7 @@ fn number(answer: &str) -> Option<u64> {
         let written = WORDS.iter().position(|known| *known == word).map(|at| at as u64);
         word.parse().ok().or(written)
     };
-    words.filter_map(value).last()
+    words.rev().find_map(value)
 }
 
 impl Plugin for Counting {
@@ -72,7 +71,8 @@ impl Plugin for Counting {
 
     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
         let mut findings = Findings::new();
-        findings.require(!config.field.is_empty(), "/field", || "no field is named; which has the right number?".into());
+        findings
+            .require(!config.field.is_empty(), "/field", || "no field is named; which has the right number?".into());
         findings.require((1..=1_000_000).contains(&config.most), "/most", || {
             format!("{} is not allowed; 1 to 1000000 are", config.most)
         });

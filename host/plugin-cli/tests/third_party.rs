@@ -1,4 +1,5 @@
-//! The plugins of `examples/plugins` as their authors would build and test them: with the binary, outside of the workspace.
+//! The plugins of `examples/plugins`, and the metric of `examples/eval_task`, as their authors would build and test them: with the
+//! binary, outside of the workspace.
 
 mod projects;
 
@@ -25,7 +26,8 @@ fn build_and_test(name: &str, more: &[&str]) {
     let all = std::fs::read_to_string(&cases).unwrap().lines().filter(|line| !line.trim().is_empty()).count();
     assert_eq!(passed, all, "{said}");
     let seen = program.good(&project.root, &["inspect", component]);
-    assert!(seen.contains(&format!("entry {}", project.name)) && seen.contains("filter"), "{seen}");
+    let kind = if name.ends_with("_filter") { "filter" } else { "metric" };
+    assert!(seen.contains(&format!("entry {}", project.name)) && seen.contains(kind), "{seen}");
 }
 
 #[test]
@@ -33,6 +35,14 @@ fn the_rust_filter() {
     if builds(Lang::Rust) {
         let guests = target_dir("example-guests");
         build_and_test("rust_filter", &["--target-dir", guests.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn the_metric_of_a_task_of_ones_own() {
+    if builds(Lang::Rust) {
+        let guests = target_dir("example-guests");
+        build_and_test("../eval_task", &["--target-dir", guests.to_str().unwrap()]);
     }
 }
 

@@ -174,6 +174,17 @@ fn a_file_of_lmms_eval_is_paired_by_target() {
             all.text()
         );
     }
+    // Several references: as a list of theirs, or the first of ours.
+    let mut ours = line(2, 1.0);
+    ours["references"] = json!(["A", "it's"]);
+    write_lines(&a.join("samples_t.jsonl"), &[ours]);
+    for (target, pairs) in [("['A', \"it's\"]", 1), ("A", 1), ("['A', 'its']", 0)] {
+        write_lines(&b, &[theirs(2, target, json!(1.0))]);
+        let all = compared(&a, &b);
+        assert_eq!(all.tasks[0].scores.first().map_or(0, |score| score.pairs), pairs, "{target}");
+    }
+    write_lines(&b, &lines);
+    write_lines(&a.join("samples_t.jsonl"), &[line(0, 1.0), line(1, 0.0), line(2, 1.0)]);
     let by_id = compare(&a, &b, &CompareOptions { pairing: Pairing::DocId, ..Default::default() }).unwrap();
     assert_eq!((by_id.tasks[0].mismatched, by_id.tasks[0].scores[0].pairs), (0, 3));
     // Their objects without a score of one sample: said, and no verdict.
@@ -196,6 +207,7 @@ fn unfair_settings_are_named() {
     other["configs"]["t"]["generation"]["max_new_tokens"] = json!(32);
     other["tasks"]["t"]["plugins"][0]["sha256"] = json!("c".repeat(64));
     other["tasks"]["t"]["plugins"][0]["trust"] = json!("pinned");
+    other["config"]["judge"] = json!({"model": "j"});
     other["settings"]["blank_images"] = json!(true);
     other["settings"]["model"] = json!("d".repeat(64));
     let ((_a, a), (_b, b)) = (of(one), of(other));
@@ -204,6 +216,7 @@ fn unfair_settings_are_named() {
         "profile: A fixed, B lmms-eval: their rules of prompts and scores differ",
         "limit: A nothing, B 1",
         "gen_kwargs.temperature: A nothing, B 0.7",
+        "judge: A nothing, B {\"model\":\"j\"}",
         "settings.blank_images: A nothing, B true",
         "t: version: A 1, B 2",
         "t: generation.max_new_tokens: A 16, B 32",
@@ -211,6 +224,19 @@ fn unfair_settings_are_named() {
     ];
     assert_eq!(all.warnings, expected, "the model and who trusts a plugin are no differences");
     assert!(all.markdown().contains("* t: version: A 1, B 2"));
+    // What was really asked with stands before what the task files say.
+    let asked = |folder: &Path, tokens: u64| {
+        let path = folder.join("results.json");
+        let mut results: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        results["settings"]["tasks"] =
+            json!({"t": {"generation": {"max_new_tokens": tokens}, "data": [["x.parquet", 5]]}});
+        fs::write(path, results.to_string()).unwrap();
+    };
+    asked(&a, 64);
+    asked(&b, 128);
+    let generation: Vec<String> =
+        compared(&a, &b).warnings.into_iter().filter(|warning| warning.contains("max_new_tokens")).collect();
+    assert_eq!(generation, ["t: generation.max_new_tokens: A 64, B 128"]);
 }
 
 /// Two tasks: differences -0.5 (pairs -1, 0: error 0.5) and 0.25 (pairs 0 0 0 1: error 0.25); mean -0.125, error

@@ -33,6 +33,7 @@ fn small() -> (TempDir, PathBuf) {
     vstar["summary"] = json!("V*: small things in large pictures.");
     vstar["unparsed"] = json!(1);
     vstar["truncated"] = json!(1);
+    vstar["errors"] = json!(["other: it traps on every row"]);
     vstar["failed"] = json!(1);
     vstar["answered"] = json!(5);
     vstar["notes"] = json!(["`lmms-eval` reads \"Because\" as B; `fixed` does not."]);
@@ -95,6 +96,8 @@ fn the_page_needs_nothing_else_and_has_the_worst_first() {
         "lmms_eval: no category",
         "send submissions&#x2f;docvqa_test_for_submission.json",
         "metric lmms_eval&#x2f;x aaaaaaaaaaaa",
+        "A metric failed: other: it traps on every row",
+        "generation max_new_tokens 16",
         "prefers-color-scheme: dark",
         "@media print",
     ] {
@@ -128,6 +131,8 @@ fn what_samples_say_stays_text() {
     all["config"]["gen_kwargs"] = json!({evil: evil});
     all["tasks"]["t"]["notes"] = json!([evil]);
     all["tasks"]["t"]["summary"] = json!(evil);
+    all["tasks"]["t"]["errors"] = json!([evil]);
+    all["configs"]["t"]["data"] = json!({"dataset": evil});
     all["tasks"]["t"]["plugins"][0]["entry"] = json!(evil);
     all["tasks"]["t"]["metrics"][format!("exact_match/{evil}")] = json!({"value": 1.0, "low": 0.0, "high": 1.0});
     all["group_subtasks"] = json!({evil: [evil]});

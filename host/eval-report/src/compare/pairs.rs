@@ -95,7 +95,8 @@ fn fingerprint(text: &str) -> u128 {
 /// What is kept of a sample.
 struct Row {
     hash: Option<u128>,
-    target: Option<u128>,
+    /// Of the target, and of all references where there are several.
+    targets: [Option<u128>; 2],
     cluster: Option<u128>,
     /// By [`Rows::names`]; NaN where it has none.
     scores: Vec<f64>,
@@ -122,7 +123,7 @@ impl Rows {
             all.hashed &= hash.is_some();
             let row = Row {
                 hash,
-                target: sample.target.as_deref().map(canonical).map(|target| fingerprint(&target)),
+                targets: targets(&sample),
                 cluster: sample.cluster.as_deref().map(fingerprint),
                 scores: all.scores(&sample),
             };
@@ -168,10 +169,26 @@ fn canonical(target: &str) -> String {
     match target.starts_with('[').then(|| literal::texts(target)) {
         Some(Ok(items)) => match &items[..] {
             [one] => one.trim().to_owned(),
-            several => several.join("\u{1f}"),
+            several => joined(several),
         },
         _ => target.to_owned(),
     }
+}
+
+/// Several references in one text.
+fn joined(references: &[String]) -> String {
+    references.join("\u{1f}")
+}
+
+/// A sample's correct answer in the forms in which another program may have written it.
+fn targets(sample: &Sample) -> [Option<u128>; 2] {
+    let several = (sample.references.len() > 1).then(|| fingerprint(&joined(&sample.references)));
+    [sample.target.as_deref().map(|target| fingerprint(&canonical(target))), several]
+}
+
+fn same_target(one: [Option<u128>; 2], other: [Option<u128>; 2]) -> bool {
+    let any = |a: &[Option<u128>; 2]| a.iter().flatten().any(|target| other.contains(&Some(*target)));
+    any(&one) || (one[0].is_none() && other[0].is_none())
 }
 
 /// Compares one task.
@@ -205,7 +222,7 @@ pub(super) fn compare_task(
         };
         let same = match paired_by {
             PairedBy::DocHash => one.hash == other.hash,
-            PairedBy::Target => one.target == other.target,
+            PairedBy::Target => same_target(one.targets, other.targets),
             PairedBy::DocId => true,
         };
         if same { pairs.push((one, other)) } else { mismatched.push(*doc_id) }

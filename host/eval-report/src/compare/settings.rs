@@ -11,6 +11,10 @@ use crate::read::{Evaluation, Results, Writer};
 const REFERENCE: &str = "lmms-eval";
 /// What of `settings` is looked at elsewhere, or is what is compared.
 const APART: [&str; 5] = ["model", "plugins", "profile", "limit", "tasks"];
+/// What the program was told that changes answers or scores.
+const CALL: [&str; 4] = ["gen_kwargs", "num_fewshot", "blank_images", "judge"];
+/// Parts of a task's `settings`.
+const ASKED: [&str; 2] = ["generation", "data"];
 /// Parts of a task file that decide answers and scores.
 const PARTS: [&str; 8] = ["data", "generation", "prompt", "metric", "fewshot", "result_filter", "main", "profile"];
 /// Longest value shown.
@@ -36,7 +40,9 @@ pub(super) fn warnings(a: &Evaluation, b: &Evaluation, tasks: &[&str]) -> Result
     let get = |map: &'_ Map<String, Value>, name: &str| map.get(name).cloned().unwrap_or_default();
     differ.values("limit", &get(&one.config, "limit"), &get(&other.config, "limit"));
     if same_writer {
-        differ.values("gen_kwargs", &get(&one.config, "gen_kwargs"), &get(&other.config, "gen_kwargs"));
+        for name in CALL {
+            differ.values(name, &get(&one.config, name), &get(&other.config, name));
+        }
         settings(&mut differ, one, other);
     }
     for task in tasks {
@@ -47,8 +53,15 @@ pub(super) fn warnings(a: &Evaluation, b: &Evaluation, tasks: &[&str]) -> Result
             continue;
         }
         differ.values(&format!("{task}: version"), &of(&one.versions), &of(&other.versions));
+        // What the questions were really asked with, where it is said; otherwise what the task files say.
+        let asked = |results: &Results| results.settings.get("tasks").and_then(|tasks| tasks.get(task)).cloned();
+        let (asked_a, asked_b) = (asked(one).unwrap_or_default(), asked(other).unwrap_or_default());
+        let known = |part: &str| asked_a.get(part).is_some() && asked_b.get(part).is_some();
+        for part in ASKED.into_iter().filter(|part| known(part)) {
+            differ.values(&format!("{task}: {part}"), &asked_a[part], &asked_b[part]);
+        }
         let (config_a, config_b) = (of(&one.configs), of(&other.configs));
-        for part in PARTS {
+        for part in PARTS.into_iter().filter(|part| !known(part)) {
             let of = |config: &Value| config.get(part).unwrap_or(&null).clone();
             differ.values(&format!("{task}: {part}"), &of(&config_a), &of(&config_b));
         }

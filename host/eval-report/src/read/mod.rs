@@ -130,6 +130,9 @@ pub struct Task {
     /// Prompt and metric plugins: name, entry, hash, configuration.
     #[serde(default)]
     pub plugins: Vec<Value>,
+    /// Metrics that failed as a whole, and why.
+    #[serde(default)]
+    pub errors: Vec<String>,
     /// Where the profiles differ.
     #[serde(default)]
     pub notes: Vec<String>,

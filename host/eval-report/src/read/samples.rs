@@ -23,6 +23,8 @@ pub struct Sample {
     pub key: Option<String>,
     /// The correct answer as text.
     pub target: Option<String>,
+    /// All correct answers, where there may be several; the target is the first.
+    pub references: Vec<String>,
     /// The answer.
     pub answer: Option<String>,
     /// The prompt's text.
@@ -74,10 +76,12 @@ impl Sample {
             Some(Value::Array(counts)) => counts.first().and_then(|count| count.get("output_tokens")?.as_u64()),
             _ => None,
         };
-        match line.shift_remove("score_errors") {
-            None | Some(Value::Null) => {}
-            Some(Value::Array(list)) => sample.score_errors = list.into_iter().map(as_text).collect(),
-            Some(other) => return Err(format!("score_errors is {other}, and has to be a list of texts")),
+        for (name, texts) in [("score_errors", &mut sample.score_errors), ("references", &mut sample.references)] {
+            match line.shift_remove(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::Array(list)) => *texts = list.into_iter().map(as_text).collect(),
+                Some(other) => return Err(format!("{name} is {other}, and has to be a list of texts")),
+            }
         }
         match line.shift_remove("scores") {
             None | Some(Value::Null) => {}

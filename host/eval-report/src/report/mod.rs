@@ -69,7 +69,9 @@ struct TaskShown {
     /// Where its server scores it: the file to send.
     submission: Option<String>,
     notes: Vec<String>,
-    /// Its data, version and plugins.
+    /// Metrics that failed as a whole.
+    errors: Vec<String>,
+    /// Its data, version, generation and plugins.
     details: Vec<String>,
     /// Values beside the main one and its categories.
     others: Vec<ValueShown>,
@@ -174,14 +176,16 @@ fn facts(results: &Results) -> Vec<(String, String)> {
     let text = |value: &Option<String>| value.clone().map(Value::String);
     fact("profile", text(&results.profile).as_ref());
     fact("limit of samples", results.config.get("limit"));
+    fact("examples before a question", results.config.get("num_fewshot"));
     fact("generation", results.config.get("gen_kwargs"));
+    fact("judge", results.config.get("judge"));
     fact("hash of the model", results.settings.get("model"));
     fact("data", results.settings.get("data"));
     for name in ["model_args", "device", "batch_size", "random_seed"] {
         fact(&name.replace('_', " "), results.config.get(name));
     }
     for name in ["precision", "blank_images"] {
-        fact(&name.replace('_', " "), results.settings.get(name));
+        fact(&name.replace('_', " "), results.settings.get(name).or_else(|| results.config.get(name)));
     }
     fact("version of ovhost", text(&results.ovhost_version).as_ref());
     facts
@@ -223,7 +227,8 @@ fn task_shown(
         counts: counts(&task),
         submission,
         notes: task.notes.clone(),
-        details: data(results, name).into_iter().chain(task.plugins.iter().map(plugin)).collect(),
+        errors: task.errors.clone(),
+        details: details(results, name).into_iter().chain(task.plugins.iter().map(plugin)).collect(),
         others,
         categories,
         lengths: Vec::new(),
@@ -318,8 +323,8 @@ fn bars(rows: Vec<(String, u64)>) -> Vec<BarShown> {
         .collect()
 }
 
-/// Where a task's samples are from, and the version of its file.
-fn data(results: &Results, name: &str) -> Option<String> {
+/// Where a task's samples are from, the version of its file, and how answers were made.
+fn details(results: &Results, name: &str) -> Vec<String> {
     let data = results.configs.get(name).and_then(|config| config.get("data"));
     let part = |key: &str| data.and_then(|data| data.get(key)).filter(|value| !value.is_null()).map(texts::plain);
     let version = results.versions.get(name).filter(|version| !version.is_null());
@@ -330,7 +335,12 @@ fn data(results: &Results, name: &str) -> Option<String> {
         version.map(|version| format!("version {} of the task", texts::plain(version))),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    let config = results.configs.get(name).and_then(|config| config.get("generation"));
+    let asked = results.settings.get("tasks").and_then(|tasks| tasks.get(name)?.get("generation"));
+    let generation = asked.or(config).map(texts::plain).filter(|generation| !generation.is_empty());
+    let data = (!parts.is_empty()).then(|| parts.join(", "));
+    let generation = generation.map(|generation| format!("generation {}", texts::cut(&generation, FACT)));
+    data.into_iter().chain(generation).collect()
 }
 
 /// A plugin in a line.

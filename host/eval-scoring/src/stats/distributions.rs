@@ -77,8 +77,8 @@ pub fn t_cdf(t: f64, free: f64) -> f64 {
     if t > 0.0 { 1.0 - tail } else { tail }
 }
 
-/// The probability of a value above `t`, which keeps its digits where it is small.
-fn t_tail(t: f64, free: f64) -> f64 {
+/// The probability of a value above `t`, not negative, which keeps its digits where it is small.
+pub fn t_tail(t: f64, free: f64) -> f64 {
     0.5 * beta(free / (free + t * t), free / 2.0, 0.5)
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+pub mod difference;
 pub mod distributions;
 
 use distributions::{normal_cdf, normal_quantile, t_cdf, t_quantile};

@@ -5,6 +5,7 @@
 //!  --recipe, --data ────────────────┴► subjects ─► answers of the model | of --answers | saved ones (--rescore) ─► OUT
 //! ```
 
+mod after;
 mod judge;
 mod setup;
 
@@ -46,12 +47,16 @@ use crate::{console, wiring};
   ovhost eval --recipe recipe.toml --model runs/demo/model                    the recipe's data, plugins and eval section
   ovhost eval --model M --data data/test --plugins prompts/conversation.wasm,metrics/exact_match.wasm --out scores
   ovhost eval --recipe recipe.toml --model M --blank-images                   what the questions alone give away
+  ovhost eval compare scores/base scores/new                                  paired differences with intervals
+  ovhost eval report scores                                                   one page with the worst samples
 
 Answers are saved as they come: the same command goes on where it was stopped. OUT/results.json has the values with counts and
 standard errors, OUT/samples_TASK.jsonl (OUT/samples.jsonl of a recipe's data) every answer with its scores. Exit code 3 tells that
 some samples could not be asked or scored."
 )]
 pub struct Args {
+    #[command(subcommand)]
+    after: Option<after::After>,
     /// Model folder in Hugging Face layout
     #[arg(long, help_heading = "What is evaluated")]
     model: Option<PathBuf>,
@@ -158,7 +163,10 @@ fn named_file(text: &str) -> Result<(String, PathBuf), String> {
 const INCOMPLETE: u8 = 3;
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<ExitCode> {
+pub fn run(mut args: Args) -> Result<ExitCode> {
+    if let Some(command) = args.after.take() {
+        return after::run(command);
+    }
     if args.list_tasks {
         return list();
     }

@@ -1,4 +1,5 @@
-//! Every row of the tasks' samples, in its data set's own form, is a question in every profile.
+//! Every row of the tasks' samples, in its data set's own form, is a question in every profile; in `lmms-eval` the one that
+//! the reference asks (`tests/fixtures/eval/make_expected.py`).
 
 #[path = "../../../../tests/fixtures/eval/rows.rs"]
 mod rows;
@@ -66,6 +67,31 @@ fn every_row_is_a_question_in_every_profile() {
             }
         }
     }
+}
+
+#[test]
+fn questions_of_the_profile_lmms_eval_are_the_references_own() {
+    let text = std::fs::read_to_string(rows::root().join("tests/fixtures/eval/expected.json")).unwrap();
+    let expected: Json = text.parse().unwrap();
+    // Pictures by their numbers from 0; a task whose questions are texts has its pictures first.
+    let part = |part: &Part| match part {
+        Part::Text(text) => json!(text),
+        Part::Image(index) => json!({ "picture": format!("image_{}", index + 1) }),
+        other => panic!("{other:?}"),
+    };
+    let mut compared = 0;
+    for (name, task) in expected["tasks"].as_object().unwrap() {
+        let Some(want) = task.get("prompts").and_then(Json::as_array) else { continue };
+        let asked = questions(name, "lmms-eval");
+        assert_eq!(asked.len(), want.len(), "{name}");
+        for (row, (messages, want)) in asked.iter().zip(want).enumerate() {
+            let got: Vec<Json> = messages.last().unwrap().parts.iter().map(part).collect();
+            let got = if want.is_string() { got.last().unwrap().clone() } else { json!(got) };
+            assert_eq!(got, *want, "{name}, row {row}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 130, "{compared}");
 }
 
 #[test]

@@ -193,6 +193,8 @@ fn many_tasks_in_one_pass_are_resumed_rescored_and_as_good_alone() {
     for (name, task) in found["tasks"].as_object().unwrap() {
         assert_eq!((&task["failed"], &task["answered"]), (&json!(0), &task["samples"]), "{name}");
     }
+    let targets: Vec<Value> = jsonl(lab.at("whole/samples_ai2d.jsonl")).iter().map(|r| r["target"].clone()).collect();
+    assert!(targets.iter().all(|t| "ABCD".contains(t.as_str().unwrap())), "{targets:?}");
     let asked = jsonl(lab.at("whole/samples_mmmu_val.jsonl"));
     assert!(asked.iter().any(|r| r["input"].as_str().unwrap().matches("<image>").count() == 2), "two pictures");
 
@@ -246,6 +248,48 @@ fn many_tasks_in_one_pass_are_resumed_rescored_and_as_good_alone() {
     assert_eq!(alone("6")[..], both[..6]);
     // Answers of other settings never mix.
     go(&lab, "whole", &["--blank-images"]).fails_with(&["blank_images", "--out"]);
+}
+
+#[test]
+fn examples_are_shown_before_each_question_of_a_task_of_ones_own() {
+    let lab = Lab::new();
+    let picture = |name: &str, rgb| fs::write(lab.at(name), crate::lab::png(40, 40, rgb)).unwrap();
+    fs::create_dir_all(lab.at("data/colours")).unwrap();
+    for (name, rgb) in [("r", [250, 0, 0]), ("g", [0, 250, 0]), ("b", [0, 0, 250])] {
+        picture(&format!("data/colours/{name}.png"), rgb);
+    }
+    let row = |name: &str, answer: &str| {
+        json!({"image": format!("{name}.png"), "question": "which?", "answer": answer}).to_string() + "\n"
+    };
+    fs::write(lab.at("data/colours/train.jsonl"), row("r", "red") + &row("g", "green")).unwrap();
+    fs::write(lab.at("data/colours/test.jsonl"), row("b", "blue") + &row("r", "red")).unwrap();
+    let task = "name = \"colours\"\nsummary = \"Colours.\"\n[data]\ndataset = \"me/colours\"\nsplit = \"test\"\nimages = [\"image\"]\n\
+        [generation]\nmax_new_tokens = 3\n[prompt]\nplugin = \"prompts/conversation.wasm\"\n[[metric]]\nplugin = \"metrics/exact_match.wasm\"\n\
+        [fewshot]\nsplit = \"train\"\nanswer = \"answer\"\ncount = 1\n";
+    fs::write(lab.at("colours.toml"), task).unwrap();
+    let run = |out: &str, more: &[&str]| {
+        let base = ["eval", "--model", "model", "--tasks", "./colours.toml", "--data-root", "data", "--out", out];
+        lab.run(&[&base[..], more].concat())
+    };
+    run("one", &[]).ok();
+    run("none", &["--num-fewshot", "0"]).ok();
+    run("two", &["--num-fewshot", "2"]).ok();
+    let inputs = |out: &str| -> Vec<String> {
+        jsonl(lab.at(&format!("{out}/samples_colours.jsonl")))
+            .iter()
+            .map(|r| r["input"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (none, one, two) = (inputs("none"), inputs("one"), inputs("two"));
+    assert_eq!([&none[0], &one[0], &two[0]].map(|i| i.matches("<image>").count()), [1, 2, 3]);
+    assert_eq!([&none[0], &one[0], &two[0]].map(|i| i.matches("which?").count()), [1, 2, 3]);
+    assert!(two[0].find("red").unwrap() < two[0].find("green").unwrap() && !two[0].contains("blue"), "{}", two[0]);
+    assert!(one[0].ends_with(&none[0][none[0].find("<image>").unwrap()..]), "the question is as it is alone");
+    assert_eq!(results(&lab.at("two"))["n-shot"]["colours"], 2);
+    run("three", &["--num-fewshot", "3"]).fails_with(&["3 examples", "train", "2"]);
+    let data = text(fixtures().join("data"));
+    lab.run(&["eval", "--model", "model", "--tasks", "ai2d", "--data-root", &data, "--num-fewshot", "1"])
+        .fails_with(&["ai2d", "no examples"]);
 }
 
 /// A server that judges every answer by its length; counts requests.

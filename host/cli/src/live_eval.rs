@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use ovhost_data::pipeline::{PluginStages, ShardSource};
 use ovhost_data::{ChatTokenizer, EvalReader, ImageProcessor};
 use ovhost_eval::results::Whole;
+use ovhost_eval::runner::References;
 use ovhost_eval::session::{self, Subject};
 use ovhost_eval::{Asking, Common, Served};
 use ovhost_infer::{GenerationConfig, Generator};
@@ -78,7 +79,7 @@ impl Evaluator for Asked {
             name: subjects[0].name().to_owned(),
             reader,
             total,
-            references: None,
+            references: References::default(),
             config: Arc::new(config),
             blank_images: false,
         }];

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use crate::answers::{Answer, AnswerFile, Answers};
+use crate::task::Data;
 
 /// A task whose questions are asked.
 pub struct Asking {
@@ -34,12 +35,41 @@ pub struct Asking {
     pub reader: EvalReader,
     /// Only so many of them, from the first.
     pub total: u64,
-    /// The column of the correct answers; what records usually call it if absent.
-    pub references: Option<String>,
+    /// Where its correct answers are.
+    pub references: References,
     /// How its answers are made.
     pub config: Arc<GenerationConfig>,
     /// Black pictures of the same sizes: what the questions alone give away.
     pub blank_images: bool,
+}
+
+/// Where correct answers are.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// The column; what records usually call it if absent.
+    pub column: Option<String>,
+    /// Whether they are numbers of options, from 0, and are recorded as letters.
+    pub letters: bool,
+}
+
+impl References {
+    /// As a task's data say it.
+    pub fn of(data: &Data) -> Self {
+        Self { column: data.references.clone(), letters: data.letters }
+    }
+
+    /// The correct answers of a record; `usual`: what records usually call it.
+    fn answers(&self, record: &str, usual: Vec<String>) -> Result<Vec<String>> {
+        let answers = match &self.column {
+            None => usual,
+            Some(column) => in_column(column, record)?,
+        };
+        let letter = |answer: String| match answer.parse::<u8>() {
+            Ok(number) if number < 26 => char::from(b'A' + number).to_string(),
+            _ => answer,
+        };
+        Ok(if self.letters { answers.into_iter().map(letter).collect() } else { answers })
+    }
 }
 
 /// A question on its way to the model.
@@ -173,7 +203,7 @@ fn prepare(task: &Asking, place: usize, sample: EvalSample, common: &Common) -> 
         task: task.name.clone(),
         doc_id: sample.ordinal,
         doc_hash: hex(Sha256::digest(&sample.record)),
-        references: references(task.references.as_deref(), &sample.record, sample.references)?,
+        references: task.references.answers(&sample.record, sample.references)?,
         input: input(&common.chat, &sample.prompt.input_ids)?,
         record: RawValue::from_string(sample.record)?,
         key: sample.key,
@@ -276,7 +306,7 @@ pub fn given(
     name: &str,
     source: &dyn SampleSource,
     total: u64,
-    references_column: Option<&str>,
+    references: &References,
     said: &dyn Fn(u64, &str) -> Option<String>,
 ) -> Result<Vec<Answer>> {
     let mut out = Vec::new();
@@ -300,7 +330,7 @@ pub fn given(
             task: name.to_owned(),
             doc_id,
             doc_hash: hex(Sha256::digest(&json)),
-            references: references(references_column, &json, columns::references(&record.fields))?,
+            references: references.answers(&json, columns::references(&record.fields))?,
             input: String::new(),
             record: RawValue::from_string(json)?,
             key: record.key,
@@ -335,9 +365,8 @@ fn unanswered(task: &str, doc_id: u64, reject: Reject) -> Answer {
     }
 }
 
-/// The correct answers: of the column that the task names, else what records usually call them.
-fn references(column: Option<&str>, record: &str, usual: Vec<String>) -> Result<Vec<String>> {
-    let Some(column) = column else { return Ok(usual) };
+/// The texts of a column, `{FIELD}` in its name standing for the value of that field.
+fn in_column(column: &str, record: &str) -> Result<Vec<String>> {
     let fields: Map<String, Value> = serde_json::from_str(record)?;
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),

@@ -93,6 +93,9 @@ pub struct Data {
     /// call it if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<String>,
+    /// Whether correct answers are numbers of options, from 0, and are recorded as letters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub letters: bool,
     /// Several questions of one row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expand: Option<Expand>,

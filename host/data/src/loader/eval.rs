@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ovhost_plugin::{CallCtx, Mode, Part, Piece, Rendered};
+use ovhost_plugin::{CallCtx, Message, Mode, Part, Piece, Rendered};
 
 use super::work::decode_bin;
 use crate::DataError;
@@ -10,7 +10,7 @@ use crate::chat::{ChatTokenizer, Encoded};
 use crate::columns::{self, Compute, RowView};
 use crate::image::ImageProcessor;
 use crate::pipeline::{EncodedSample, Item, PromptStage, SampleImage, SampleSource, StageFactory, image_tokens};
-use crate::record::{Record, Reject};
+use crate::record::{Media, Record, Reject};
 
 /// A question, ready for the model.
 #[derive(Debug, Clone)]
@@ -63,6 +63,13 @@ pub struct EvalReader {
     chat: Arc<ChatTokenizer>,
     images: Arc<ImageProcessor>,
     seed: u64,
+    examples: Vec<Example>,
+}
+
+/// A question with its answer, shown before every other question.
+struct Example {
+    messages: Vec<Message>,
+    media: Vec<Media>,
 }
 
 impl EvalReader {
@@ -85,7 +92,25 @@ impl EvalReader {
         let shards = source.as_ref().map(|s| s.shards()).unwrap_or_default();
         let places = shards.iter().enumerate().flat_map(|(s, (_, n))| (0..*n).map(move |i| (s as u32, i))).collect();
         let (reads, stop_strings) = (prompt.reads(), prompt.stop_strings()?);
-        Ok(Self { source, places, prompt, reads, stop_strings, chat, images, seed })
+        Ok(Self { source, places, prompt, reads, stop_strings, chat, images, seed, examples: Vec::new() })
+    }
+
+    /// Shows these records, each with its answer, before every question.
+    ///
+    /// # Errors
+    /// A record that the prompt cannot render; a prompt that gives segments, between which no turns can be put.
+    pub fn with_examples(mut self, examples: &[(Record, String)]) -> Result<Self, DataError> {
+        for (ordinal, (record, answer)) in examples.iter().enumerate() {
+            let refuse = |why: String| DataError::Config(format!("example {} cannot be shown: {why}", record.key));
+            let Rendered::Conversation(mut messages) = self.render(record, ordinal as u64)?.map_err(refuse)? else {
+                return Err(refuse("the prompt gives segments; examples need one that gives conversations".into()));
+            };
+            messages.retain(|message| message.role != "system");
+            let said = Message { role: "assistant".into(), parts: vec![Part::Text(answer.clone())], train: false };
+            messages.push(said);
+            self.examples.push(Example { messages, media: record.media.clone() });
+        }
+        Ok(self)
     }
 
     /// Number of records.
@@ -117,22 +142,51 @@ impl EvalReader {
 
     /// Renders a record from anywhere, such as a picture and a question on the command line.
     pub fn prepare(&mut self, record: &Record, ordinal: u64) -> Result<Result<EvalSample, Reject>, DataError> {
-        let compute = Compute { chat: Some(&self.chat), max_pixels: self.images.max_decode_pixels };
-        let batch = columns::build(&[RowView { ordinal, record, added: &[] }], &self.reads, compute);
-        let ctx = CallCtx { run_seed: self.seed, shard: 0, batch_index: ordinal, first_row: ordinal };
-        let rendered = self.prompt.render(&ctx, Mode::Generate, &batch)?.pop();
-        let rendered = rendered
-            .ok_or_else(|| DataError::Worker("the prompt gave no item for a row".into()))?
-            .map_err(|e| ("prompt", e));
+        let rendered = self.render(record, ordinal)?.map_err(|e| ("prompt", e));
         Ok(rendered
             .and_then(|r| self.encode(record, ordinal, r).map_err(|e| ("encode", e)))
             .map_err(|(stage, reason)| Reject { key: record.key.clone(), shard: record.shard.clone(), stage, reason }))
     }
 
-    fn encode(&self, record: &Record, ordinal: u64, mut rendered: Rendered) -> Result<EvalSample, String> {
+    fn render(&mut self, record: &Record, ordinal: u64) -> Result<Result<Rendered, String>, DataError> {
+        let compute = Compute { chat: Some(&self.chat), max_pixels: self.images.max_decode_pixels };
+        let batch = columns::build(&[RowView { ordinal, record, added: &[] }], &self.reads, compute);
+        let ctx = CallCtx { run_seed: self.seed, shard: 0, batch_index: ordinal, first_row: ordinal };
+        let rendered = self.prompt.render(&ctx, Mode::Generate, &batch)?.pop();
+        rendered.ok_or_else(|| DataError::Worker("the prompt gave no item for a row".into()))
+    }
+
+    /// The question after the examples, with all their pictures.
+    fn after_examples(&self, record: &Record, rendered: Rendered) -> Result<(Vec<Media>, Rendered), String> {
+        if self.examples.is_empty() {
+            return Ok((record.media.clone(), rendered));
+        }
+        let Rendered::Conversation(asked) = rendered else {
+            return Err("the prompt gives segments; examples need one that gives conversations".into());
+        };
+        let (mut messages, asked): (Vec<Message>, Vec<Message>) = asked.into_iter().partition(|m| m.role == "system");
+        let mut media = Vec::new();
+        let turns = self.examples.iter().map(|e| (e.messages.clone(), &e.media)).chain([(asked, &record.media)]);
+        for (turn, pictures) in turns {
+            let before = media.len() as u32;
+            media.extend(pictures.iter().cloned());
+            messages.extend(turn.into_iter().map(|mut message| {
+                for part in &mut message.parts {
+                    if let Part::Image(number) = part {
+                        *number += before;
+                    }
+                }
+                message
+            }));
+        }
+        Ok((media, Rendered::Conversation(messages)))
+    }
+
+    fn encode(&self, record: &Record, ordinal: u64, rendered: Rendered) -> Result<EvalSample, String> {
+        let (media, mut rendered) = self.after_examples(record, rendered)?;
         // A question may name some of its record's pictures (MMMU's do): only these are read.
-        let shown = keep_shown(&mut rendered, record.media.len())?;
-        let record = &Record { media: shown.iter().map(|i| record.media[*i].clone()).collect(), ..record.clone() };
+        let shown = keep_shown(&mut rendered, media.len())?;
+        let record = &Record { media: shown.iter().map(|i| media[*i].clone()).collect(), ..record.clone() };
         let sizes = image_tokens(record, &self.images)?;
         let prompt = self.chat.encode_prompt(&rendered, &sizes.tokens).map_err(|e| e.to_string())?;
         let image = |i: &usize| SampleImage { media: record.media[*i].clone(), tokens: sizes.tokens[*i] };

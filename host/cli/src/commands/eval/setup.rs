@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ovhost_data::image::DEFAULT_MAX_DECODE_PIXELS;
 use ovhost_data::pipeline::{PluginStages, SampleSource, ShardSource};
 use ovhost_data::shards::{expand, stored_size};
-use ovhost_data::{ChatTokenizer, EvalReader, ImageProcessor};
+use ovhost_data::{ChatTokenizer, EvalReader, ImageProcessor, Record};
+use ovhost_eval::runner::References;
 use ovhost_eval::session::Subject;
 use ovhost_eval::task::{Task, Use, select};
 use ovhost_eval::{Answer, Answers, Asking, TaskSource, runner};
@@ -88,11 +89,11 @@ impl Setup {
 
     fn source(
         &self,
-        wanted: &Wanted,
+        task: Option<&Task>,
         args: &Args,
         max_pixels: u64,
     ) -> Result<(Arc<dyn SampleSource>, u64, Vec<PathBuf>)> {
-        let Some(task) = &wanted.task else {
+        let Some(task) = task else {
             let source: Arc<dyn SampleSource> = Arc::new(ShardSource::open(&self.shards, max_pixels)?);
             let count = source.shards().iter().map(|(_, n)| n).sum();
             return Ok((source, count, self.shards.clone()));
@@ -116,6 +117,55 @@ impl Setup {
         Ok((source.shared(), count, files))
     }
 
+    /// The records that are shown, with their answers, before every question of a task: the first of the split that it names.
+    fn examples(&self, wanted: &Wanted, args: &Args, max_pixels: u64) -> Result<Vec<(Record, String)>> {
+        let Some(task) = &wanted.task else {
+            ensure!(args.num_fewshot.unwrap_or(0) == 0, "--num-fewshot is for --tasks that have examples");
+            return Ok(Vec::new());
+        };
+        let Some(fewshot) = &task.fewshot else {
+            ensure!(
+                args.num_fewshot.unwrap_or(0) == 0,
+                "--num-fewshot: task {} has no examples ([fewshot])",
+                task.name
+            );
+            return Ok(Vec::new());
+        };
+        let count = args.num_fewshot.unwrap_or(fewshot.count) as u64;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        ensure!(
+            task.data.split.as_ref() != Some(&fewshot.split),
+            "task {}: fewshot.split is {:?}, the split that is asked; examples must be from another",
+            task.name,
+            fewshot.split
+        );
+        let mut of_examples = task.clone();
+        of_examples.data.split = Some(fewshot.split.clone());
+        of_examples.data.files.clear();
+        let (source, have, _) = self.source(Some(&of_examples), args, max_pixels)?;
+        ensure!(
+            have >= count,
+            "task {}: {count} examples are wanted, its split {} has {have}",
+            task.name,
+            fewshot.split
+        );
+        (0..count)
+            .map(|at| {
+                let record = source.record(0, at).map_err(|reject| anyhow::anyhow!("example {}", reject.words()))?;
+                let answer = match record.fields.get(&fewshot.answer) {
+                    Some(Value::String(text)) => text.clone(),
+                    Some(Value::Null) | None => {
+                        bail!("task {}: example {} has no {:?}", task.name, record.key, fewshot.answer)
+                    }
+                    Some(other) => other.to_string(),
+                };
+                Ok((record, answer))
+            })
+            .collect()
+    }
+
     /// Everything to ask a model.
     pub fn questions(
         self,
@@ -127,11 +177,13 @@ impl Setup {
     ) -> Result<(Vec<Subject>, Vec<Asking>)> {
         let (mut subjects, mut asking) = (Vec::new(), Vec::new());
         for wanted in &self.tasks {
-            let (source, original, files) = self.source(wanted, args, images.max_decode_pixels)?;
+            let (source, original, files) = self.source(wanted.task.as_ref(), args, images.max_decode_pixels)?;
             let prompt = wanted.plugins.prompt.clone().context("no prompt plugin")?;
             let identity = wanted.prompt_record();
             let stages = PluginStages::new(Vec::new(), prompt, None)?.with_on_trap(OnTrap::Reject);
-            let reader = EvalReader::new(Some(source), &stages, Arc::clone(chat), Arc::clone(images), seed)?;
+            let examples = self.examples(wanted, args, images.max_decode_pixels)?;
+            let reader = EvalReader::new(Some(source), &stages, Arc::clone(chat), Arc::clone(images), seed)?
+                .with_examples(&examples)?;
             let mut config = match &wanted.task {
                 Some(task) => task.generation.over(generation),
                 None => generation.clone(),
@@ -141,16 +193,17 @@ impl Setup {
             config.check()?;
             let subject = wanted.subject(
                 original,
-                0,
+                examples.len(),
                 json!({
                     "data": file_sizes(&files)?, "prompt": identity, "generation": config, "questions": original,
+                    "num_fewshot": examples.len(),
                 }),
             );
             asking.push(Asking {
                 name: subject.name().to_owned(),
                 reader,
                 total: args.limit.map_or(original, |l| l.of(original)),
-                references: wanted.task.as_ref().and_then(|t| t.data.references.clone()),
+                references: wanted.references(),
                 config: Arc::new(config),
                 blank_images: args.blank_images,
             });
@@ -178,7 +231,8 @@ impl Setup {
                 );
             }
             let original = identity.get("questions").and_then(Value::as_u64).unwrap_or(0);
-            subjects.push(Subject { original, identity, ..subject });
+            let shots = identity.get("num_fewshot").and_then(Value::as_u64).unwrap_or(0) as usize;
+            subjects.push(Subject { original, shots, identity, ..subject });
         }
         Ok(subjects)
     }
@@ -187,12 +241,12 @@ impl Setup {
     pub fn given(self, args: &Args, said: &Given) -> Result<(Vec<Subject>, Vec<Answer>)> {
         let (mut subjects, mut answers) = (Vec::new(), Vec::new());
         for wanted in &self.tasks {
-            let (source, original, files) = self.source(wanted, args, DEFAULT_MAX_DECODE_PIXELS)?;
+            let (source, original, files) = self.source(wanted.task.as_ref(), args, DEFAULT_MAX_DECODE_PIXELS)?;
             let subject = wanted.subject(original, 0, json!({"data": file_sizes(&files)?, "questions": original}));
             let total = args.limit.map_or(original, |l| l.of(original));
-            let references = wanted.task.as_ref().and_then(|t| t.data.references.as_deref());
+            let references = wanted.references();
             let name = subject.name().to_owned();
-            answers.extend(runner::given(&name, &*source, total, references, &|id, key| {
+            answers.extend(runner::given(&name, &*source, total, &references, &|id, key| {
                 Some(said.of(&name, id, key)?.prediction.clone())
             })?);
             subjects.push(subject);
@@ -202,6 +256,10 @@ impl Setup {
 }
 
 impl Wanted {
+    fn references(&self) -> References {
+        self.task.as_ref().map(|t| References::of(&t.data)).unwrap_or_default()
+    }
+
     fn prompt_record(&self) -> Value {
         Plugins { prompt: self.plugins.prompt.clone(), ..Plugins::default() }.provenance()
     }

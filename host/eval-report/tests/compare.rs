@@ -68,7 +68,7 @@ fn clusters_by_hand() {
         (score.clusters, score.difference.degrees_of_freedom, score.mcnemar_p_value),
         (Some(3), Some(2.0), None)
     );
-    assert!(all.text().contains("the error is clustered: 3 sets"), "{}", all.text());
+    assert!(all.text().contains("Pairs of one cluster share pictures"), "{}", all.text());
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_b_could_not_score_does_not_pass_unseen() {
     assert!(reasons[0].contains("1 of 4 scored samples of A have no partner"), "{reasons:?}");
     let loose = CompareOptions { allow_missing: 0.25, ..options };
     assert_eq!(compare(&a, &b, &loose).unwrap().verdict(), Verdict::Pass);
-    assert!(all.text().contains("1 scores of A and 0 of B have no partner"), "{}", all.text());
+    assert!(all.text().contains("1 of A's scores and 0 of B's have no partner"), "{}", all.text());
 }
 
 #[test]
@@ -198,7 +198,8 @@ fn a_file_of_lmms_eval_is_paired_by_target() {
 #[test]
 fn unfair_settings_are_named() {
     let of = |results: Value| evaluation(&results, &[("t", vec![line(0, 1.0)])]);
-    let one = results(&[("t", task(1, 1.0))]);
+    let mut one = results(&[("t", task(1, 1.0))]);
+    one["tasks"]["t"]["plugins"][0]["config"] = json!({"profile": "fixed"});
     let mut other = one.clone();
     other["profile"] = json!("lmms-eval");
     other["config"]["limit"] = json!(1);
@@ -206,6 +207,7 @@ fn unfair_settings_are_named() {
     other["versions"]["t"] = json!(2);
     other["configs"]["t"]["generation"]["max_new_tokens"] = json!(32);
     other["tasks"]["t"]["plugins"][0]["sha256"] = json!("c".repeat(64));
+    other["tasks"]["t"]["plugins"][0]["config"] = json!({"profile": "lmms-eval"});
     other["tasks"]["t"]["plugins"][0]["trust"] = json!("pinned");
     other["config"]["judge"] = json!({"model": "j"});
     other["settings"]["blank_images"] = json!(true);
@@ -220,7 +222,7 @@ fn unfair_settings_are_named() {
         "settings.blank_images: A nothing, B true",
         "t: version: A 1, B 2",
         "t: generation.max_new_tokens: A 16, B 32",
-        "t: plugin metric lmms_eval x: sha256: A aaaaaaaaaaaa…, B cccccccccccc…",
+        "t: plugin metric lmms_eval: sha256: A aaaaaaaaaaaa…, B cccccccccccc…",
     ];
     assert_eq!(all.warnings, expected, "the model and who trusts a plugin are no differences");
     assert!(all.markdown().contains("* t: version: A 1, B 2"));
@@ -280,8 +282,8 @@ fn the_tables_stand() {
 A  model-a (A_FOLDER, profile fixed)
 B  model-a (B_FOLDER, profile fixed)
 
-task  score        pairs      A      B   B - A  stderr          interval       p  better/worse/same  McNemar p
-t     exact_match      5  60.00  80.00  +20.00   37.42  -83.89 to +123.89  0.6213              2/1/2     1.0000
+task  score        pairs  clusters      A      B   B - A  stderr          interval       p  better/worse/same  McNemar p
+t     exact_match      5         -  60.00  80.00  +20.00   37.42  -83.89 to +123.89  0.6213              2/1/2     1.0000
 
 Scores from 0 to 1 are shown in points, hundredths; intervals are of 95 %.
 verdict: pass
@@ -293,7 +295,36 @@ verdict: pass
     let markdown = all.markdown();
     let rows: Vec<&str> = markdown.lines().filter(|line| line.starts_with('|')).collect();
     assert_eq!(rows.len(), 3);
-    assert!(rows.iter().all(|row| row.matches('|').count() == 12), "{rows:?}");
+    assert!(rows.iter().all(|row| row.matches('|').count() == 13), "{rows:?}");
+}
+
+#[test]
+fn what_many_tasks_have_is_said_once() {
+    let names = ["a", "b", "c", "d", "e"];
+    let of = |version: u64, count: usize| {
+        let tasks: Vec<(&str, Value)> = names[..count].iter().map(|name| (*name, task(1, 1.0))).collect();
+        let mut all = results(&tasks);
+        for name in &names[..count] {
+            all["versions"][name] = json!(version);
+        }
+        let lines: Vec<(&str, Vec<Value>)> = names[..count].iter().map(|name| (*name, vec![line(0, 1.0)])).collect();
+        evaluation(&all, &lines)
+    };
+    for (count, words) in [(5, "a, b, c and 2 more tasks: version: A 1, B 2"), (2, "a, b: version: A 1, B 2")] {
+        let ((_a, a), (_b, b)) = (of(1, count), of(2, count));
+        assert_eq!(compared(&a, &b).warnings, [words]);
+    }
+}
+
+/// A value that is a sum over pairs of questions, as MME's, is not what the samples' scores say.
+#[test]
+fn values_that_are_no_means_are_told_apart() {
+    let of = |value: f64| evaluation(&results(&[("t", task(2, value))]), &[("t", vec![line(0, 1.0), line(1, 0.0)])]);
+    let ((_a, a), (_b, b)) = (of(0.5), of(50.0));
+    assert!(compared(&a, &b).tasks[0].notes.is_empty(), "as a share or in hundredths");
+    let (_c, c) = of(130.0);
+    let notes = &compared(&a, &c).tasks[0].notes;
+    assert!(notes[0].contains("exact_match as the task's value is 0.5000 in A and 130.0000 in B"), "{notes:?}");
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn small() -> (TempDir, PathBuf) {
     for (name, value) in [("exact_match/color", 0.5), ("exact_match/position", 0.25)] {
         vstar["metrics"][name] = json!({"value": value, "count": 2, "higher_is_better": true, "low": 0.0, "high": 1.0});
     }
+    vstar["metrics"]["exact_match/nothing"] = json!({"value": null, "count": 0, "low": 0.0, "high": 1.0});
     vstar["metrics"]["unread"] = json!({"value": 1.0, "count": 5, "higher_is_better": false});
     let mut send = task(1, 0.0);
     send["metrics"] = json!({});

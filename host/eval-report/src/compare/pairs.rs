@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ovhost_eval_scoring::python::literal;
 use ovhost_eval_scoring::stats::difference::{Difference, mcnemar};
+use ovhost_eval_scoring::stats::mean;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -248,6 +249,7 @@ pub(super) fn compare_task(
     for name in names {
         let higher = a.higher_is_better(&matched.a.0, name) && b.higher_is_better(&matched.b.0, name);
         let (score, values) = of_score(name, &rows_a, &rows_b, &pairs, higher, options.confidence);
+        notes.extend(other_value(name, [(a, &matched.a.0, &rows_a), (b, &matched.b.0, &rows_b)]));
         // The same value under another name, as a metric plugin's own beside the task's main one.
         if !options.metrics.is_empty() || !columns.contains(&values) {
             columns.push(values);
@@ -266,6 +268,29 @@ pub(super) fn compare_task(
         mismatched_doc_ids: named,
         scores,
         notes,
+    })
+}
+
+/// Words where the task's value of this name is not the mean of its samples' scores: sums over pairs of questions (MME),
+/// circular questions (MMBench), means of categories' means (MMStar).
+fn other_value(name: &str, sides: [(&Evaluation, &String, &Rows); 2]) -> Option<String> {
+    let value = |evaluation: &Evaluation, task: &str| {
+        let values = evaluation.results.as_ref()?.task(task).ok()?.values().ok()?;
+        values.into_iter().find(|(value, _)| value == name)?.1.value
+    };
+    let [a, b] = sides.map(|(evaluation, task, rows)| {
+        let of = rows.column(name);
+        let scores: Vec<f64> = rows.rows.values().filter_map(of).collect();
+        Some((value(evaluation, task)?, mean(&scores)))
+    });
+    let ((a, mean_a), (b, mean_b)) = (a?, b?);
+    // Values of tasks are shares or hundredths, some rounded.
+    let is_mean = |value: f64, mean: f64| [1.0, 100.0].iter().any(|scale| (value - mean * scale).abs() <= 1e-4 * scale);
+    (!is_mean(a, mean_a) || !is_mean(b, mean_b)).then(|| {
+        format!(
+            "{name} as the task's value is {a:.4} in A and {b:.4} in B; it is no mean of its samples' scores, which are \
+             what is compared"
+        )
     })
 }
 
@@ -318,7 +343,7 @@ fn of_score(
     let groups = clusters.iter().collect::<BTreeSet<_>>().len();
     let clustered = groups < clusters.len();
     let exact = Difference::paired(&differences, clustered.then_some(&clusters[..]), confidence);
-    let mean = |of: fn(&(f64, f64)) -> f64| values.iter().map(of).sum::<f64>() / values.len() as f64;
+    let mean_of = |of: fn(&(f64, f64)) -> f64| mean(&values.iter().map(of).collect::<Vec<_>>());
     let count = |wanted: fn(f64) -> bool| differences.iter().filter(|d| wanted(**d)).count() as u64;
     let (more, less) = (count(|d| d > 0.0), count(|d| d < 0.0));
     let (wins, losses) = if higher_is_better { (more, less) } else { (less, more) };
@@ -329,8 +354,8 @@ fn of_score(
         pairs: values.len(),
         scored_a: rows_a.rows.values().filter(|row| of_a(row).is_some()).count(),
         scored_b: rows_b.rows.values().filter(|row| of_b(row).is_some()).count(),
-        mean_a: mean(|pair| pair.0),
-        mean_b: mean(|pair| pair.1),
+        mean_a: mean_of(|pair| pair.0),
+        mean_b: mean_of(|pair| pair.1),
         difference: Known::of(&exact),
         clusters: clustered.then_some(groups),
         wins,

@@ -3,8 +3,20 @@
 use super::{Comparison, Known, Overall, ScoreComparison, Side, TaskComparison};
 
 /// Above each column.
-const HEAD: [&str; 11] =
-    ["task", "score", "pairs", "A", "B", "B - A", "stderr", "interval", "p", "better/worse/same", "McNemar p"];
+const HEAD: [&str; 12] = [
+    "task",
+    "score",
+    "pairs",
+    "clusters",
+    "A",
+    "B",
+    "B - A",
+    "stderr",
+    "interval",
+    "p",
+    "better/worse/same",
+    "McNemar p",
+];
 /// Columns of words, which stand to the left.
 const WORDS: usize = 2;
 
@@ -40,6 +52,7 @@ fn score_row(task: &str, score: &ScoreComparison) -> Row {
         task.to_owned(),
         format!("{}{direction}", score.score),
         score.pairs.to_string(),
+        score.clusters.map_or("-".into(), |clusters| clusters.to_string()),
         number(Some(score.mean_a), score.points),
         number(Some(score.mean_b), score.points),
         signed(known.difference, score.points),
@@ -56,6 +69,7 @@ fn overall_row(overall: &Overall) -> Row {
     [
         "overall".to_owned(),
         format!("mean of {} tasks", overall.tasks),
+        String::new(),
         String::new(),
         number(Some(overall.mean_a), 100.0),
         number(Some(overall.mean_b), 100.0),
@@ -109,10 +123,7 @@ fn task_notes(task: &TaskComparison) -> Vec<String> {
     for score in &task.scores {
         let (a, b) = (score.scored_a - score.pairs, score.scored_b - score.pairs);
         if a + b > 0 {
-            notes.push(format!("{}: {a} scores of A and {b} of B have no partner", score.score));
-        }
-        if let Some(clusters) = score.clusters {
-            notes.push(format!("{}: the error is clustered: {clusters} sets of pictures", score.score));
+            notes.push(format!("{}: {a} of A's scores and {b} of B's have no partner", score.score));
         }
     }
     notes.extend(task.notes.iter().cloned());
@@ -137,7 +148,11 @@ fn legend(comparison: &Comparison) -> String {
         // 0.95 is a little less than 95 hundredths.
         (comparison.confidence * 1e8).round() / 1e6
     );
-    if comparison.tasks.iter().any(|task| task.scores.iter().any(|score| score.points != 100.0)) {
+    let any = |test: fn(&ScoreComparison) -> bool| comparison.tasks.iter().any(|task| task.scores.iter().any(test));
+    if any(|score| score.clusters.is_some()) {
+        legend += " Pairs of one cluster share pictures, which errors, intervals and p take into account.";
+    }
+    if any(|score| score.points != 100.0) {
         legend += " Scores beyond 0 to 1 are shown as they are.";
     }
     legend

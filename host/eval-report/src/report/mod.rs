@@ -76,6 +76,8 @@ struct TaskShown {
     /// Values beside the main one and its categories.
     others: Vec<ValueShown>,
     categories: Vec<Categories>,
+    /// Values over no rows, which are not shown.
+    without_rows: usize,
     lengths: Vec<BarShown>,
     length_words: Option<String>,
     reasons: Vec<BarShown>,
@@ -215,7 +217,7 @@ fn task_shown(
     let task = results.task(name)?;
     let values = task.values()?;
     let main = task.main.clone().or_else(|| values.first().map(|(name, _)| name.clone()));
-    let (others, categories) = split(&values, main.as_deref());
+    let (others, categories, without_rows) = split(&values, main.as_deref());
     let submission = values.is_empty().then(|| submission(results, name)).flatten();
     let mut shown = TaskShown {
         name: name.to_owned(),
@@ -231,6 +233,7 @@ fn task_shown(
         details: details(results, name).into_iter().chain(task.plugins.iter().map(plugin)).collect(),
         others,
         categories,
+        without_rows,
         lengths: Vec::new(),
         length_words: None,
         reasons: Vec::new(),
@@ -284,10 +287,15 @@ fn with_error(metric: &Metric) -> String {
     }
 }
 
-/// Values beside the main one, and those of categories (`METRIC/CATEGORY`) by their metric.
-fn split(values: &[(String, Metric)], main: Option<&str>) -> (Vec<ValueShown>, Vec<Categories>) {
+/// Values beside the main one, those of categories (`METRIC/CATEGORY`) by their metric, and how many are over no rows.
+fn split(values: &[(String, Metric)], main: Option<&str>) -> (Vec<ValueShown>, Vec<Categories>, usize) {
     let (mut others, mut categories): (Vec<ValueShown>, Vec<Categories>) = (Vec::new(), Vec::new());
+    let mut without_rows = 0;
     for (name, metric) in values {
+        if Some(name.as_str()) != main && metric.value.is_none() && metric.count == Some(0) {
+            without_rows += 1;
+            continue;
+        }
         let shown = |name: &str| ValueShown {
             name: name.to_owned(),
             value: with_error(metric),
@@ -303,7 +311,7 @@ fn split(values: &[(String, Metric)], main: Option<&str>) -> (Vec<ValueShown>, V
             None => {}
         }
     }
-    (others, categories)
+    (others, categories, without_rows)
 }
 
 /// The width of a value's bar.

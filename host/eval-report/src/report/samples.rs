@@ -95,6 +95,10 @@ impl Pass {
         let (Some(first), Some(last)) = (bins.keys().next().copied(), bins.keys().next_back().copied()) else {
             return Vec::new();
         };
+        // Answers that were given, and not made, have no lengths.
+        if last == 0 {
+            return Vec::new();
+        }
         let name = |digits: u32| match digits {
             0 | 1 => digits.to_string(),
             _ => format!("{}–{}", 1_u128 << (digits - 1), (1_u128 << digits) - 1),
@@ -190,7 +194,11 @@ fn one(sample: &Sample, task: &str, main: &str, pictures: &Pictures<'_>, options
         ("Read", sample.read.as_ref()),
         ("Judgement", sample.judgement.as_ref()),
     ];
-    let texts = texts.into_iter().filter_map(|(name, text)| Some((name, cut(text?, options.text_limit)))).collect();
+    // An empty answer says something, an empty question only that it is not known.
+    let said = |name: &str, text: &str| name == "Answer" || !text.is_empty();
+    let texts =
+        texts.into_iter().filter_map(|(name, text)| Some((name, text?))).filter(|(name, text)| said(name, text));
+    let texts = texts.map(|(name, text)| (name, cut(text, options.text_limit))).collect();
     let given = if options.thumbnail == 0 { Vec::new() } else { pictures(task, sample.doc_id) };
     let expected = sample.input.as_deref().map_or(0, |input| input.matches(PLACE).count());
     let missing = (given.len() < expected).then(|| match options.thumbnail {

@@ -37,10 +37,11 @@ pub fn count(count: u64) -> String {
 /// A JSON value in a line: texts as they are, hashes shortened, objects as `key value, key value`.
 pub fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            text.chars().take(12).collect()
+        Value::String(text) => {
+            let hash = |word: &str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let words = text.split(' ').map(|word| if hash(word) { &word[..12] } else { word });
+            words.collect::<Vec<_>>().join(" ")
         }
-        Value::String(text) => text.clone(),
         Value::Object(map) => {
             map.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
         }
@@ -89,5 +90,6 @@ mod tests {
         assert_eq!(visible("a\0b\u{1b}\nc\u{85}\u{ffff}"), "a␀b␛\nc\u{fffd}\u{fffd}");
         assert_eq!((cut("äöü", 2), cut("äöü", 3)), ("äö… (1 characters more)".into(), "äöü".into()));
         assert_eq!(plain(&serde_json::json!({"a": "b", "n": 1})), "a b, n 1");
+        assert_eq!(plain(&format!("answers {}", "0f".repeat(32)).into()), "answers 0f0f0f0f0f0f");
     }
 }

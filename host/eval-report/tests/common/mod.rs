@@ -64,5 +64,6 @@ pub fn evaluation(results: &Value, samples: &[(&str, Vec<Value>)]) -> (TempDir, 
 /// One task `t` with these scores by doc_id.
 pub fn scored(scores: &[f64]) -> (TempDir, PathBuf) {
     let lines: Vec<Value> = scores.iter().enumerate().map(|(i, score)| line(i as u64, *score)).collect();
-    evaluation(&results(&[("t", task(scores.len() as u64, 0.5))]), &[("t", lines)])
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    evaluation(&results(&[("t", task(scores.len() as u64, mean))]), &[("t", lines)])
 }

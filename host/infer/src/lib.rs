@@ -1,19 +1,26 @@
 //! Generation: prompts in, tokens out, many sequences at once.
 //!
 //! ```text
-//!  prompts ─ packed ─► prefill ─► logits of each last token ─► pick (greedy | temperature, top-k, top-p) ─┐
-//!                        │ KvCache                              ▲                                          │
-//!                        └────────────► decode, one token per sequence ◄── still running ◄── eos, stop, length?
+//!  prompts ─ as rows get free ─┐
+//!                              ▼
+//!          ┌─► one pass: prompts that join, packed · one token of each running sequence ─► logits of each last token
+//!          │               │ KvCache                                                          │
+//!          └─ still running ◄── eos, stop, length? ◄── pick (greedy | temperature, top-k, top-p) ◄┘
+//!                              └─► answer
 //! ```
-//! Prompts are never padded; finished sequences leave the batch. With greedy decoding a prompt's answer does not depend on
-//! what else is in the batch, and the cache gives what running the whole sequence again would give.
+//! Prompts are never padded. A finished sequence leaves at once and the next prompt takes its place, so that the batch stays
+//! full while there are prompts. An answer does not depend on what else is in the batch (each sequence draws from its own
+//! random numbers; sums differ in their last bits with the number of rows, as they do in every library of matrix products),
+//! and the cache gives what running the whole sequence again would give.
 
 mod config;
 mod generate;
 mod sample;
+mod stream;
 
 pub use config::GenerationConfig;
 pub use generate::{FinishReason, Generation, Generator, Prompt, TokenCallback};
+pub use stream::{Request, Served};
 
 /// Why a generation cannot be configured or run.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +38,8 @@ pub enum InferError {
     /// A prompt that cannot be run.
     #[error("prompt {index}: {reason}")]
     Prompt {
-        /// Its place in the call.
-        index: usize,
+        /// Its place in the call, or its id in a stream.
+        index: u64,
         /// What is wrong.
         reason: String,
     },

@@ -126,6 +126,58 @@ pub(crate) fn host_i64(t: &Tensor) -> Result<Vec<i64>> {
     Ok(out)
 }
 
+/// What a model's configuration says about tokens.
+pub(crate) struct Tokens {
+    pub(crate) vocab: i64,
+    pub(crate) image: i64,
+    pub(crate) video: i64,
+    /// Side of the square of patches that becomes one token.
+    pub(crate) merge: i64,
+}
+
+/// Where the image tokens are, after a check that tokens and grids fit the model and each other.
+pub(crate) fn image_places(ids: &[i64], grid_thw: &[[i64; 3]], t: &Tokens) -> Result<Vec<i64>> {
+    let mut image_index = Vec::new();
+    for (at, &id) in ids.iter().enumerate() {
+        if !(0..t.vocab).contains(&id) {
+            return Err(ModelError::Input(format!(
+                "token id {id} at position {at}: the model's vocabulary has {} entries; the tokenizer does not belong to \
+                 this model",
+                t.vocab
+            )));
+        }
+        if id == t.image {
+            image_index.push(at as i64);
+        } else if id == t.video {
+            return Err(ModelError::Input(format!(
+                "video token {id} at position {at}: video input is not supported; give frames as images"
+            )));
+        }
+    }
+    let mut tokens = 0i64;
+    for (i, &[frames, rows, columns]) in grid_thw.iter().enumerate() {
+        let merge = t.merge;
+        if frames < 1 || rows < 1 || columns < 1 || rows % merge != 0 || columns % merge != 0 {
+            return Err(ModelError::Input(format!(
+                "image {i}: grid [{frames}, {rows}, {columns}]; rows and columns must be positive multiples of {merge}"
+            )));
+        }
+        let own = (rows / merge).saturating_mul(columns / merge).saturating_mul(frames);
+        tokens = tokens.saturating_add(own);
+    }
+    if tokens != image_index.len() as i64 {
+        return Err(ModelError::Input(format!(
+            "{} image tokens in the text but {} images with {tokens} tokens (grids {:?}): each image needs \
+             rows · columns / {} tokens",
+            image_index.len(),
+            grid_thw.len(),
+            &grid_thw[..grid_thw.len().min(8)],
+            t.merge * t.merge
+        )));
+    }
+    Ok(image_index)
+}
+
 /// A batch after its checks, ready for the layers.
 pub(crate) struct Ready {
     pub(crate) ids_t: Tensor,
@@ -136,14 +188,7 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    pub(crate) fn new(
-        input: &PackedInput,
-        vocab: i64,
-        image_token: i64,
-        video_token: i64,
-        device: Device,
-        merge: i64,
-    ) -> Result<Self> {
+    pub(crate) fn new(input: &PackedInput, tokens: &Tokens, device: Device) -> Result<Self> {
         let ids = host_i64(&input.input_ids_t)?;
         let segments = Segments::new(&input.cu_seqlens, device)?;
         if segments.tokens() != ids.len() as i64 || input.positions_t.size() != [ids.len() as i64] {
@@ -154,34 +199,9 @@ impl Ready {
                 segments.tokens()
             )));
         }
-        let mut image_index = Vec::new();
-        for (at, &id) in ids.iter().enumerate() {
-            if !(0..vocab).contains(&id) {
-                return Err(ModelError::Input(format!(
-                    "token id {id} at position {at}: the model's vocabulary has {vocab} entries; the tokenizer does not \
-                     belong to this model"
-                )));
-            }
-            if id == image_token {
-                image_index.push(at as i64);
-            } else if id == video_token {
-                return Err(ModelError::Input(format!(
-                    "video token {id} at position {at}: video input is not supported; give frames as images"
-                )));
-            }
-        }
-        let tokens: i64 = input.grid_thw.iter().map(|g| g[0] * g[1] * g[2]).sum::<i64>() / (merge * merge);
-        if tokens != image_index.len() as i64 {
-            return Err(ModelError::Input(format!(
-                "{} image tokens in the text but {} images with {tokens} tokens (grids {:?}): each image needs \
-                 rows · columns / {} tokens",
-                image_index.len(),
-                input.grid_thw.len(),
-                &input.grid_thw[..input.grid_thw.len().min(8)],
-                merge * merge
-            )));
-        }
-        let image_index = if tokens == 0 { None } else { Some(upload(&Tensor::f_from_slice(&image_index)?, device)?) };
+        let image_index = image_places(&ids, &input.grid_thw, tokens)?;
+        let image_index =
+            if image_index.is_empty() { None } else { Some(upload(&Tensor::f_from_slice(&image_index)?, device)?) };
         Ok(Ready {
             ids_t: upload(&input.input_ids_t, device)?,
             positions_t: upload(&input.positions_t, device)?,

@@ -4,6 +4,7 @@
 mod boundary;
 mod data;
 mod filter;
+mod generate;
 mod images;
 mod memory;
 mod packing;
@@ -22,7 +23,7 @@ use anyhow::{Result, bail, ensure};
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 10] = [
+const ALL: [Bench; 11] = [
     ("packing", packing::run),
     ("filter", filter::run),
     ("boundary", boundary::run),
@@ -32,6 +33,7 @@ const ALL: [Bench; 10] = [
     ("data", data::run),
     ("memory", memory::run),
     ("train", train_step::run),
+    ("generate", generate::run),
     ("pytorch", pytorch::run),
 ];
 

@@ -19,10 +19,9 @@ use crate::layers::{Linear, RmsNorm, rows};
 pub(crate) enum Attend<'a> {
     /// Its own segment.
     Packed(&'a Segments),
-    /// Its own segment, and keys and values go to the cache.
-    Prefill(&'a Segments, &'a mut KvCache),
-    /// Everything cached for its sequence: one token per sequence.
-    Decode(&'a mut KvCache),
+    /// The first tokens, one per running sequence, to everything cached for theirs; those after them, prompts, to their own
+    /// segment. Keys and values go to the cache.
+    Cached(Option<&'a Segments>, &'a mut KvCache),
 }
 
 struct Layer {
@@ -205,13 +204,19 @@ impl Layer {
         let scale = (d as f64).powf(-0.5);
         let attended = match attend {
             Attend::Packed(segments) => ovhost_torch::attention(&q, &k, &v, segments, true, scale)?,
-            Attend::Prefill(segments, cache) => {
+            Attend::Cached(segments, cache) => {
                 cache.write(index, &k, &v)?;
-                ovhost_torch::attention(&q, &k, &v, segments, true, scale)?
-            }
-            Attend::Decode(cache) => {
-                cache.write(index, &k, &v)?;
-                cache.attend(index, &q, scale)?
+                let prompts = segments.map_or(0, Segments::tokens);
+                let running = t - prompts;
+                let mut parts = Vec::new();
+                if running > 0 {
+                    parts.push(cache.attend(index, &q.f_narrow(0, 0, running)?, scale)?);
+                }
+                if let Some(segments) = segments {
+                    let part = |x: &Tensor| x.f_narrow(0, running, prompts);
+                    parts.push(ovhost_torch::attention(&part(&q)?, &part(&k)?, &part(&v)?, segments, true, scale)?);
+                }
+                if parts.len() == 1 { parts.remove(0) } else { Tensor::f_cat(&parts, 0)? }
             }
         };
         let mut attended = attended.f_view([t, c.num_attention_heads * d])?;

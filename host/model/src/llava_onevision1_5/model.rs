@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 
+use ovhost_torch::upload;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{ModelConfig, VisionEps};
@@ -11,10 +12,10 @@ use super::merger::Merger;
 use super::vision::Vision;
 use super::weights;
 use crate::builder::{Builder, Init, Module, Param, Shared, Source, seeded};
-use crate::cache::KvCache;
+use crate::cache::{KvCache, Layout};
 use crate::checkpoint::Checkpoint;
 use crate::error::{ModelError, Result};
-use crate::input::{PackedInput, Ready, Targets, host_i64};
+use crate::input::{PackedInput, Ready, Targets, Tokens, host_i64, image_places};
 use crate::lora::Adapters;
 
 /// Logits of one chunk of the loss: at most this many values exist at once, 256 MiB in fp32. A GPU wants products of many rows.
@@ -213,9 +214,17 @@ impl LlavaOnevision {
     }
 
     pub(super) fn ready(&self, input: &PackedInput) -> Result<Ready> {
+        Ready::new(input, &self.tokens(), self.device)
+    }
+
+    fn tokens(&self) -> Tokens {
         let c = &self.config;
-        let merge = c.vision.spatial_merge_size;
-        Ready::new(input, c.text.vocab_size, c.image_token_id, c.video_token_id, self.device, merge)
+        Tokens {
+            vocab: c.text.vocab_size,
+            image: c.image_token_id,
+            video: c.video_token_id,
+            merge: c.vision.spatial_merge_size,
+        }
     }
 
     /// Text embeddings with the image tokens in their places.
@@ -226,21 +235,11 @@ impl LlavaOnevision {
         Ok(text.f_index_copy(0, index, &images)?)
     }
 
-    fn run(
-        &self,
-        input: &PackedInput,
-        ready: &Ready,
-        only: Option<&Tensor>,
-        cache: Option<&mut KvCache>,
-    ) -> Result<Tensor> {
+    fn run(&self, input: &PackedInput, ready: &Ready, only: Option<&Tensor>) -> Result<Tensor> {
         let x_tc = self.embed(input, ready)?;
         // Positions restart with each sample, so the longest sample bounds them.
         let end = ready.segments.longest();
-        let mut attend = match cache {
-            Some(cache) => Attend::Prefill(&ready.segments, cache),
-            None => Attend::Packed(&ready.segments),
-        };
-        self.language.forward(x_tc, &ready.positions_t, end, &mut attend, only)
+        self.language.forward(x_tc, &ready.positions_t, end, &mut Attend::Packed(&ready.segments), only)
     }
 
     /// Last hidden states `[T, hidden]`, after the final norm.
@@ -249,7 +248,7 @@ impl LlavaOnevision {
     /// A batch that does not fit the model, or what libtorch throws.
     pub fn hidden(&self, input: &PackedInput) -> Result<Tensor> {
         let ready = self.ready(input)?;
-        self.run(input, &ready, None, None)
+        self.run(input, &ready, None)
     }
 
     /// Logits `[…, vocabulary]` of hidden states.
@@ -277,22 +276,28 @@ impl LlavaOnevision {
     /// As [`LlavaOnevision::loss_sum`].
     pub fn loss_sum_of(&self, input: &PackedInput, targets: &Targets) -> Result<Tensor> {
         let ready = self.ready(input)?;
-        let hidden = self.run(input, &ready, Some(&targets.index_n), None)?;
+        let hidden = self.run(input, &ready, Some(&targets.index_n))?;
         Ok(ovhost_torch::linear_cross_entropy(&hidden, self.head(), &targets.target_n, self.loss_chunk())?)
     }
 
-    /// Runs prompts, fills the cache, and returns the hidden state of each prompt's last token, `[B, hidden]`.
+    /// Whether a prompt fits the model: its tokens, and its image tokens and these grids.
     ///
     /// # Errors
-    /// A batch that does not fit the model, or what libtorch throws.
+    /// What does not fit, with what is allowed.
+    pub fn check_prompt(&self, ids: &[i64], grid_thw: &[[i64; 3]]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(ModelError::Input("has no tokens; nothing can follow".into()));
+        }
+        image_places(ids, grid_thw, &self.tokens()).map(|_| ())
+    }
+
+    /// Runs prompts, adds them to the cache, and returns the hidden state of each prompt's last token, `[B, hidden]`. The
+    /// cache must not hold sequences yet; [`LlavaOnevision::advance`] lets prompts join running ones.
+    ///
+    /// # Errors
+    /// A cache in use, a batch that does not fit the model, or what libtorch throws.
     pub fn prefill(&self, input: &PackedInput, cache: &mut KvCache) -> Result<Tensor> {
-        let ready = self.ready(input)?;
-        let t = &self.config.text;
-        let layers = self.language.layer_count();
-        cache.begin(&input.cu_seqlens, layers, t.num_key_value_heads, t.head_dim, (self.kind, self.device))?;
-        let last: Vec<i64> = input.cu_seqlens.iter().skip(1).map(|&end| i64::from(end) - 1).collect();
-        let last = Tensor::f_from_slice(&last)?.f_to_device(self.device)?;
-        self.run(input, &ready, Some(&last), Some(cache))
+        self.advance(&[], Some(input), cache)
     }
 
     /// One more token of every cached sequence; returns their hidden states `[B, hidden]`.
@@ -300,6 +305,16 @@ impl LlavaOnevision {
     /// # Errors
     /// Another number of tokens than sequences, a token outside the vocabulary, or what libtorch throws.
     pub fn decode(&self, ids: &[i64], cache: &mut KvCache) -> Result<Tensor> {
+        self.advance(ids, None, cache)
+    }
+
+    /// One pass: one more token of every cached sequence, and prompts that join them. Returns the hidden state after each of
+    /// these tokens and after each prompt's last one, `[B, hidden]`, in the cache's order: the prompts are its last rows.
+    ///
+    /// # Errors
+    /// Another number of tokens than sequences, tokens or prompts that do not fit the model (the cache is then as before),
+    /// or what libtorch throws (the cache is then of no use).
+    pub fn advance(&self, ids: &[i64], prompts: Option<&PackedInput>, cache: &mut KvCache) -> Result<Tensor> {
         if ids.len() != cache.batch() {
             return Err(ModelError::Input(format!("{} tokens for {} cached sequences", ids.len(), cache.batch())));
         }
@@ -307,10 +322,47 @@ impl LlavaOnevision {
         if let Some(bad) = ids.iter().find(|id| !(0..vocab).contains(*id)) {
             return Err(ModelError::Input(format!("token id {bad}: the model's vocabulary has {vocab} entries")));
         }
-        let positions = cache.step()?;
+        let prompts = match prompts {
+            Some(input) => Some((input, self.ready(input)?)),
+            None if ids.is_empty() => {
+                return Err(ModelError::Input("decode before prefill: the cache is empty".into()));
+            }
+            None => None,
+        };
+        let t = &self.config.text;
+        let layout = Layout {
+            layers: self.language.layer_count(),
+            heads: t.num_key_value_heads,
+            width: t.head_dim,
+            options: (self.kind, self.device),
+        };
+        let cu_seqlens = prompts.as_ref().map_or(&[][..], |(input, _)| &input.cu_seqlens);
+        let pass = cache.begin(cu_seqlens, layout)?;
         let end = cache.lens().iter().max().copied().unwrap_or(0);
-        let x = self.language.embed(&Tensor::f_from_slice(ids)?.f_to_device(self.device)?)?;
-        self.language.forward(x, &positions, end, &mut Attend::Decode(cache), None)
+        let (mut xs, mut positions) = (Vec::new(), Vec::new());
+        if !ids.is_empty() {
+            let ids: Vec<i64> = pass.order.iter().map(|&row| ids[row]).collect();
+            xs.push(self.language.embed(&upload(&Tensor::f_from_slice(&ids)?, self.device)?)?);
+            positions.push(upload(&Tensor::f_from_slice(&pass.positions)?, self.device)?);
+        }
+        if let Some((input, ready)) = &prompts {
+            xs.push(self.embed(input, ready)?);
+            positions.push(ready.positions_t.shallow_clone());
+        }
+        // The pass has its own order: where the caller's rows are in it.
+        let running = ids.len() as i64;
+        let mut wanted = vec![0; ids.len()];
+        for (at, &row) in pass.order.iter().enumerate() {
+            wanted[row] = at as i64;
+        }
+        wanted.extend(cu_seqlens.iter().skip(1).map(|&end| running + i64::from(end) - 1));
+        let in_order = prompts.is_none() && wanted.iter().enumerate().all(|(i, &at)| i as i64 == at);
+        let wanted = if in_order { None } else { Some(upload(&Tensor::f_from_slice(&wanted)?, self.device)?) };
+        let one = |mut parts: Vec<Tensor>| -> Result<Tensor> {
+            if parts.len() == 1 { Ok(parts.remove(0)) } else { Ok(Tensor::f_cat(&parts, 0)?) }
+        };
+        let segments = prompts.as_ref().map(|(_, ready)| &ready.segments);
+        self.language.forward(one(xs)?, &one(positions)?, end, &mut Attend::Cached(segments, cache), wanted.as_ref())
     }
 
     /// Replaces the vision epsilons of a configuration: [`VisionEps::HF`] or [`VisionEps::MEGATRON`].

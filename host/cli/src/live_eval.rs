@@ -74,7 +74,10 @@ impl Evaluator for Asked {
             identity,
         };
         let subjects = [subject];
-        let generator = Generator::new(model, config.clone())?.with_decoder(decode).with_batch_size(self.batch_size);
+        let generator = Generator::new(model, config.clone())?
+            .with_decoder(decode)
+            .with_batch_size(self.batch_size)
+            .with_stop(Arc::clone(&self.stop));
         let mut asking = [Asking {
             name: subjects[0].name().to_owned(),
             reader,
@@ -85,7 +88,7 @@ impl Evaluator for Asked {
         }];
         let asked = Common { chat, images, ahead: 2 * self.batch_size, stop: Arc::clone(&self.stop), progress: false };
         let opened = session::open(&out, &common, &subjects)?;
-        let mut served = Served { generator: &generator, batch_size: self.batch_size };
+        let mut served = Served { generator: &generator };
         let Some(answers) = session::evaluate(&out, opened, &mut asking, &asked, &mut served)? else { return Ok(None) };
         let whole = Whole { model_name: format!("step-{step}"), ..Whole::default() };
         let results = session::finish(&out, &subjects, &answers, &whole, self.seed, None)?;

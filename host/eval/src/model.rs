@@ -3,37 +3,33 @@
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use ovhost_infer::Generator;
+use ovhost_infer::{Generator, InferError, Request};
 
 use crate::runner::{Done, Model, Next};
 
-/// A generator, whose batches take any question of any task.
+/// A generator, whose rows take any question of any task as they get free.
 pub struct Served<'a, 'm> {
     /// The generator.
     pub generator: &'a Generator<'m>,
-    /// Questions at once.
-    pub batch_size: usize,
 }
 
 impl Model for Served<'_, '_> {
     fn serve(&mut self, next: Next<'_>, done: Done<'_>) -> Result<()> {
-        loop {
-            let mut batch = Vec::new();
-            while batch.len() < self.batch_size
-                && let Some(question) = next()?
-            {
-                batch.push(question);
-            }
-            if batch.is_empty() {
-                return Ok(());
-            }
-            let prompts: Vec<_> = batch.iter().map(|(_, q)| q.prompt.clone()).collect();
-            let said = self.generator.generate(&prompts, None)?;
-            for ((number, _), generation) in batch.into_iter().zip(said) {
-                if done(number, Ok(generation))? == ControlFlow::Break(()) {
-                    return Ok(());
-                }
-            }
-        }
+        let mut next = || -> Result<Option<Request>> {
+            let question = next()?;
+            Ok(question.map(|(id, q)| Request { id, prompt: q.prompt, config: Some(q.config) }))
+        };
+        let mut done = |id, said: Result<_, InferError>| -> Result<ControlFlow<()>> {
+            // What is reported of one question is its own fault; a device that fails ends the whole call.
+            done(
+                id,
+                said.map_err(|error| match error {
+                    InferError::Prompt { reason, .. } => reason,
+                    other => other.to_string(),
+                }),
+            )
+        };
+        self.generator.serve(&mut next, &mut done)?;
+        Ok(())
     }
 }

@@ -282,10 +282,13 @@ fn asked(
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         chat.decode(&ids, true).map_err(|e| e.to_string())
     };
-    let generator = Generator::new(&model, generation)?.with_decoder(decode).with_batch_size(batch_size);
+    let generator = Generator::new(&model, generation)?
+        .with_decoder(decode)
+        .with_batch_size(batch_size)
+        .with_stop(Arc::clone(stop));
     let common =
         Common { chat: Arc::clone(&chat), images, ahead: 2 * batch_size, stop: Arc::clone(stop), progress: true };
-    let mut served = Served { generator: &generator, batch_size };
+    let mut served = Served { generator: &generator };
     let answers = session::evaluate(&args.out, opened, &mut asking, &common, &mut served)?;
     Ok(answers.map(|answers| (subjects, answers)))
 }

@@ -12,6 +12,7 @@ mod data_filter;
 mod data_look;
 mod data_pack;
 mod dry_run;
+mod eval_foreign;
 mod eval_tasks;
 #[path = "../../host/data/tests/corrupt/forge.rs"]
 mod forge;

@@ -43,7 +43,7 @@ enum Command {
     /// Answer a question about pictures
     Infer(commands::infer::Args),
     /// Answer a data set's questions and score the answers
-    Eval(commands::eval::Args),
+    Eval(Box<commands::eval::Args>),
     /// Draw the curves of runs on one page
     Report(commands::report::Args),
     /// Make and look at training data
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Infer(args) => commands::infer::run(args),
-        Command::Eval(args) => commands::eval::run(args),
+        Command::Eval(args) => commands::eval::run(*args),
         Command::Report(args) => commands::report::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),

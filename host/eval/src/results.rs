@@ -70,8 +70,9 @@ pub struct TaskResults {
     /// Standard errors over the main value's rows: simple, and clustered by pictures.
     #[serde(skip)]
     errors_of_main: [Option<f64>; 2],
+    /// Whether there is a file for a server.
     #[serde(skip)]
-    submission: bool,
+    pub submission: bool,
 }
 
 /// A task with its scores, to be written.

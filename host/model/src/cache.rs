@@ -380,6 +380,10 @@ mod tests {
         assert_eq!(order, (0..shadows.len()).collect::<Vec<_>>());
         shadows.extend(lens.iter().map(|_| (0..2).map(|_| [draw(0), draw(0)]).collect()));
         let mut worst = 0f64;
+        #[allow(
+            clippy::needless_range_loop,
+            reason = "the layer is the cache's, too; the shadows' rows change with `at`"
+        )]
         for layer in 0..2 {
             let new = [draw(running + i64::from(cu[cu.len() - 1])), draw(running + i64::from(cu[cu.len() - 1]))];
             cache.write(layer, &new[0], &new[1]).unwrap();
@@ -450,11 +454,11 @@ mod tests {
         pass(&mut cache, &mut shadows, &[17]);
         let pass_nan = cache.begin(&[0, 20], LAYOUT).unwrap();
         assert_eq!(pass_nan.order, [0]);
-        for layer in 0..2 {
+        for (layer, shadow) in shadows[0].iter_mut().enumerate() {
             let own = [draw(1), draw(1)];
             let both = own.each_ref().map(|own| Tensor::cat(&[own, &nan], 0));
             cache.write(layer, &both[0], &both[1]).unwrap();
-            for (old, new) in shadows[0][layer].iter_mut().zip(&own) {
+            for (old, new) in shadow.iter_mut().zip(&own) {
                 *old = Tensor::cat(&[&*old, new], 0);
             }
         }

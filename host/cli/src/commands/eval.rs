@@ -9,7 +9,6 @@ mod after;
 mod judge;
 mod setup;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -322,7 +321,7 @@ fn given(
     let mut answers = ovhost_eval::Answers::new();
     for answer in found {
         opened.append(&answer)?;
-        answers.entry(answer.task.clone()).or_insert_with(BTreeMap::new).insert(answer.doc_id, answer);
+        answers.entry(answer.task.clone()).or_default().insert(answer.doc_id, answer);
     }
     opened.sync()?;
     whole.settings = settings(&common, &subjects);
@@ -368,7 +367,8 @@ fn print(results: &Results, out: &Path, recipe: bool) {
         } else {
             match task.main.as_ref().and_then(|m| Some((m, task.metrics.get(m)?))) {
                 Some((main, score)) => line(&format!("{name}  {main}"), score),
-                None => println!("{name}  no score here: see {}", out.join("submissions").display()),
+                None if task.submission => println!("{name}  no score here: see {}", out.join("submissions").display()),
+                None => {}
             }
         }
         task.errors.iter().for_each(|error| println!("{name}  metric failed: {error}"));

@@ -141,7 +141,6 @@ fn run_report(args: ReportArgs) -> Result<ExitCode> {
         tasks: args.tasks.clone(),
         thumbnail: args.thumbnail.unwrap_or(usual.thumbnail),
         text_limit: args.text_limit.unwrap_or(usual.text_limit),
-        ..usual
     };
     let gallery = Gallery::new(&args)?;
     let made = report(&args.folder, &|task, doc_id| gallery.pictures(task, doc_id), &options)?;

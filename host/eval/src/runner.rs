@@ -43,6 +43,9 @@ pub struct Asking {
     pub blank_images: bool,
 }
 
+/// Pictures are decoded on so many threads at most.
+const DECODERS: usize = 8;
+
 /// Where correct answers are.
 #[derive(Clone, Debug, Default)]
 pub struct References {
@@ -170,37 +173,69 @@ enum Ready {
     },
 }
 
+/// What a question's preparation must know of its task.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    place: usize,
+    name: &'a str,
+    references: &'a References,
+    blank_images: bool,
+}
+
 fn read_all(tasks: &mut [Asking], open: &[(usize, BTreeSet<u64>)], common: &Common, out: &Sender<Ready>) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(DECODERS);
     for (place, left) in open {
-        let task = &mut tasks[*place];
-        for &doc_id in left {
+        let Asking { name, reader, references, blank_images, .. } = &mut tasks[*place];
+        let about = About { place: *place, name, references, blank_images: *blank_images };
+        let left: Vec<u64> = left.iter().copied().collect();
+        for some in left.chunks(threads) {
             if common.stop.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            let ready = match task.reader.read(doc_id)? {
-                Ok(sample) => prepare(task, *place, sample, common)?,
-                Err(reject) => Ready::Failed { task: *place, answer: Box::new(unanswered(&task.name, doc_id, reject)) },
-            };
-            if out.send(ready).is_err() {
-                return Ok(());
+            let mut read = Vec::with_capacity(some.len());
+            for &doc_id in some {
+                read.push((doc_id, reader.read(doc_id)?));
+            }
+            for ready in decode_all(about, read, common) {
+                if out.send(ready?).is_err() {
+                    return Ok(());
+                }
             }
         }
     }
     Ok(())
 }
 
-fn prepare(task: &Asking, place: usize, sample: EvalSample, common: &Common) -> Result<Ready> {
+/// Decodes pictures, each question's on a thread of its own; results in order.
+fn decode_all(task: About<'_>, read: Vec<(u64, Result<EvalSample, Reject>)>, common: &Common) -> Vec<Result<Ready>> {
+    let one = |(doc_id, read): (u64, Result<EvalSample, Reject>)| match read {
+        Ok(sample) => prepare(task, sample, common),
+        Err(reject) => Ok(Ready::Failed { task: task.place, answer: Box::new(unanswered(task.name, doc_id, reject)) }),
+    };
+    let mut read = read.into_iter();
+    let Some(first) = read.next() else { return Vec::new() };
+    std::thread::scope(|scope| {
+        let rest: Vec<_> = read.map(|sample| scope.spawn(move || one(sample))).collect();
+        let first = one(first);
+        let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<Ready>>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread that decodes pictures panicked")))
+        };
+        std::iter::once(first).chain(rest.into_iter().map(joined)).collect()
+    })
+}
+
+fn prepare(task: About<'_>, sample: EvalSample, common: &Common) -> Result<Ready> {
     let (pixel_values, grid_thw) = match sample.pixels(&common.images, task.blank_images) {
         Ok(pixels) => pixels,
         Err(reject) => {
-            let answer = Box::new(unanswered(&task.name, sample.ordinal, reject));
-            return Ok(Ready::Failed { task: place, answer });
+            let answer = Box::new(unanswered(task.name, sample.ordinal, reject));
+            return Ok(Ready::Failed { task: task.place, answer });
         }
     };
     let input_ids = sample.prompt.input_ids.iter().map(|&id| i64::from(id)).collect();
     let pictures: Vec<&[u8]> = sample.images.iter().map(|i| &*i.media.bytes).collect();
     let answer = Answer {
-        task: task.name.clone(),
+        task: task.name.to_owned(),
         doc_id: sample.ordinal,
         doc_hash: hex(Sha256::digest(&sample.record)),
         references: task.references.answers(&sample.record, sample.references)?,
@@ -215,7 +250,11 @@ fn prepare(task: &Asking, place: usize, sample: EvalSample, common: &Common) -> 
         cluster: cluster(&pictures),
         error: None,
     };
-    Ok(Ready::Question { task: place, pending: Box::new(answer), prompt: Prompt { input_ids, pixel_values, grid_thw } })
+    Ok(Ready::Question {
+        task: task.place,
+        pending: Box::new(answer),
+        prompt: Prompt { input_ids, pixel_values, grid_thw },
+    })
 }
 
 /// Where answers are put. `next` and `done` both need it; the model never calls them at the same time.

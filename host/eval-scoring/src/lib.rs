@@ -16,6 +16,7 @@ pub mod filters;
 pub mod framework;
 pub mod judge;
 pub mod mcq;
+pub mod profile;
 pub mod prompts;
 pub mod python;
 pub mod read;

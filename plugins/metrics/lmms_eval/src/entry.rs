@@ -121,10 +121,13 @@ impl<T: Task> Entry<T> {
         if outcome.row.draw.is_none() {
             ctx.set(SCORE, outcome.row.score);
         }
-        if let Some(read) = outcome.read {
+        // Of an answer that says nothing nothing is read, whatever the task compares.
+        let read = outcome.read.filter(|read| !read.is_empty());
+        let unread = outcome.row.unread || read.is_none();
+        if let Some(read) = read {
             ctx.set(READ, read);
         }
-        state.rows.push(Kept { ordinal: ctx.ordinal(), ..outcome.row });
+        state.rows.push(Kept { ordinal: ctx.ordinal(), unread, ..outcome.row });
     }
 }
 

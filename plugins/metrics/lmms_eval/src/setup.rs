@@ -1,23 +1,9 @@
 //! What a recipe may say, and what it comes to.
 
+pub use ovhost_eval_scoring::profile::Profile;
 use ovhost_eval_scoring::tags;
 use ovhost_eval_scoring::texts::Texts;
 use ovhost_sdk::prelude::*;
-
-/// Which rules read and compare answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Profile {
-    /// The reference's rules with what is known to be wrong mended; each task's page part says what.
-    #[default]
-    #[serde(rename = "fixed")]
-    Fixed,
-    /// The rules of lmms-eval at 75571cfe, mistakes included.
-    #[serde(rename = "lmms-eval")]
-    LmmsEval,
-    /// The rules of lmms-eval at 9b039225, with which LLaVA-OneVision-1.5's table was made.
-    #[serde(rename = "paper-2025-09")]
-    Paper,
-}
 
 /// Configuration of every entry.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -82,6 +82,47 @@ fn questions_of_mmbench_need_all_their_copies() {
     assert_eq!((all[0].value, all[0].count), (50.0, 3));
 }
 
+/// A fifth option is E, and so is the reference's word for "none of them".
+#[test]
+fn a_judge_that_finds_no_option_of_mmbench_says_so() {
+    let record = json!({ "index": 1, "question": "Which?", "answer": "E", "A": "a cup", "B": "a dog", "C": "x1", "D": "x2", "E": "x3" });
+    let setup = |profile| Setup { config: Config { profile, ..Config::default() }, texts: Default::default() };
+    let asked = |profile, answer: &str| match MmBench::score(&setup(profile), &record, answer).unwrap() {
+        Step::Ask(words) => words,
+        Step::Done(outcome) => panic!("read as {:?}", outcome.read),
+    };
+    assert!(asked(Profile::Fixed, "I cannot tell").contains("reply with none."));
+    assert!(asked(Profile::LmmsEval, "I cannot tell").contains("reply with E."));
+    let judged = |profile, reply: &str| {
+        MmBench::judged(&setup(profile), &record, "I cannot tell", reply)
+            .map(|outcome| (outcome.read, outcome.row.score))
+    };
+    assert_eq!(judged(Profile::Fixed, " **None.**"), Ok((None, 0.0)), "which is unread, and wrong");
+    assert_eq!(judged(Profile::Fixed, "E"), Ok((Some("E".into()), 1.0)));
+    assert!(judged(Profile::Fixed, "who knows").is_err());
+    // An article is no letter; a text within the answer is an option.
+    assert!(asked(Profile::Fixed, "A big one").contains("Answer: A big one"));
+    let read = |profile, answer: &str| match MmBench::score(&setup(profile), &record, answer).unwrap() {
+        Step::Done(outcome) => outcome.read,
+        Step::Ask(_) => None,
+    };
+    assert_eq!(read(Profile::Fixed, "A dog"), Some("B".into()));
+    assert_eq!(read(Profile::Fixed, "It is a dog!"), Some("B".into()));
+    assert_eq!(read(Profile::LmmsEval, "A big one"), Some("A".into()));
+}
+
+#[test]
+fn an_empty_answer_is_unread() {
+    let chart = json!({ "answer": "5", "type": "human_test" });
+    for profile in ["fixed", "lmms-eval"] {
+        let mut metric = testing::metric::<Entry<ChartQa>>(json!({ "profile": profile })).unwrap();
+        let outcome = metric.update(json!([row(" ", &chart), row("5", &chart)]));
+        assert_eq!(outcome.column("read/lmms_eval"), [Json::Null, json!("5")]);
+        let values = metric.finalize();
+        assert_eq!((values[0].value, values.last().map(|value| value.value)), (0.5, Some(1.0)));
+    }
+}
+
 #[test]
 fn mme_sums_its_categories() {
     let mut metric = testing::metric::<Entry<Mme>>(json!({})).unwrap();

@@ -9,32 +9,20 @@
 
 use std::marker::PhantomData;
 
+pub use ovhost_eval_scoring::profile::Profile;
 use ovhost_eval_scoring::prompts::mathvista::Shot;
 use ovhost_eval_scoring::prompts::{self, LETTER, PHRASE, QWEN_LETTER, WORD, mathvista, mmmu, vstar};
 use ovhost_eval_scoring::tasks::charxiv;
 use ovhost_eval_scoring::texts::Texts;
 use ovhost_sdk::prelude::*;
 
-/// Where pictures stand, and what the system turn says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Profile {
-    /// Pictures first; MMMU's where the question names them.
-    #[default]
-    #[serde(rename = "fixed")]
-    Fixed,
-    /// As lmms-eval at 75571cfe: MMMU's sorted pictures go into the places one after the other, whatever these name.
-    #[serde(rename = "lmms-eval")]
-    LmmsEval,
-    /// As in September 2025: pictures first, MMMU's `<image 1>` as text, "You are a helpful assistant." as system turn.
-    #[serde(rename = "paper-2025-09")]
-    Paper,
-}
-
 /// Configuration of every entry.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where pictures stand, and what the system turn says.
+    /// Where pictures stand, and what the system turn says. `fixed`: pictures first, MMMU's where the question names them.
+    /// `lmms-eval`: MMMU's sorted pictures go into the places one after the other, whatever these name. `paper-2025-09`:
+    /// pictures first, MMMU's `<image 1>` as text, "You are a helpful assistant." as system turn.
     pub profile: Profile,
     /// Qwen3-VL's wording, of MMMU, MMMU-Pro and MMStar.
     pub qwen3_vl: bool,
@@ -196,7 +184,7 @@ fn whole(record: &Json, key: &str) -> Result<u64, String> {
 fn ask_descriptive(setup: &Setup, record: &Json) -> Result<Question, String> {
     let template = match record.get("qid") {
         Some(_) => whole(record, "qid")?,
-        None => whole(record, &format!("descriptive_q{}", whole(record, "descriptive_number").unwrap_or(1)))?,
+        None => whole(record, &format!("descriptive_q{}", whole(record, "descriptive_number")?))?,
     };
     let cell = |key: &str| record.get(key).cloned().unwrap_or(Json::Null);
     let place = match cell("subplot_loc") {

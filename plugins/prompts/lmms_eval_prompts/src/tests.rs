@@ -78,6 +78,11 @@ fn mmmus_pictures_stand_where_the_profile_says() {
 fn what_is_missing_is_said() {
     let no = testing::prompt::<Entry<CharXivDescriptive>>(json!({})).err().unwrap();
     assert!(no.findings[0].message.contains("`texts`"));
+    // Which of a chart's four questions is meant is said, never guessed.
+    let setup = Setup { config: Config::default(), shot: Shot::StepByStep, texts: Texts::default() };
+    let chart = json!({ "descriptive_q1": 8, "subplot_row": 0, "subplot_col": 0 });
+    let error = ask_descriptive(&setup, &chart).err().unwrap();
+    assert!(error.contains("descriptive_number"), "{error}");
     let shot = testing::prompt::<Entry<MathVista>>(json!({ "shot": "x" })).err().unwrap();
     assert_eq!(shot.findings[0].path, "/shot");
     assert_eq!(ask::<ChartQa>(json!({}), &json!({}), 1).unwrap_err(), "the record has no field `question`");

@@ -84,9 +84,14 @@ impl Task for MmBench {
                 ('A'..='E').map(|l| choices.iter().find(|(c, _)| *c == l).map_or("", |(_, t)| t)).collect();
             read::letter(answer, &texts).filter(|letter| choices.iter().any(|(choice, _)| choice == letter))
         };
-        let letter = setup.mended().then(mended).flatten().or_else(|| mmbench::infer(answer, texts()));
+        // Mended, no letter is guessed: "A" in a short sentence may be an article.
+        let letter = if setup.mended() {
+            mended().or_else(|| mmbench::option_text(answer, texts()))
+        } else {
+            mmbench::infer(answer, texts())
+        };
         if letter.is_none() && setup.config.judge {
-            return Ok(Step::Ask(request(record, &choices, answer)?));
+            return Ok(Step::Ask(request(record, &choices, answer, none(setup))?));
         }
         let letters: Vec<char> = choices.iter().map(|(letter, _)| *letter).collect();
         let letters = if letters.is_empty() { mcq::DEFAULT_CHOICES.to_vec() } else { letters };
@@ -96,6 +101,9 @@ impl Task for MmBench {
 
     fn judged(setup: &Setup, record: &Json, _answer: &str, reply: &str) -> Result<Outcome, String> {
         let choices = choices(record, setup.mended());
+        if setup.mended() && says_none(reply) {
+            return outcome(record, None);
+        }
         let letter = mmbench::infer(reply, choices.iter().map(|(letter, text)| (*letter, text.as_str())));
         let letter = letter.ok_or_else(|| format!("the judge's reply names no option: {reply}"))?;
         outcome(record, Some(letter))
@@ -117,11 +125,21 @@ impl Task for MmBench {
     }
 }
 
-fn request(record: &Json, choices: &[(char, String)], answer: &str) -> Result<String, String> {
+/// What a judge says where an answer means no option: E to the reference, though a question's fifth option is E too.
+fn none(setup: &Setup) -> &'static str {
+    if setup.mended() { "none" } else { "E" }
+}
+
+/// Whether a judge's reply is "none", whatever the case and the marks.
+fn says_none(reply: &str) -> bool {
+    reply.trim_matches(|c: char| !c.is_alphanumeric()).eq_ignore_ascii_case("none")
+}
+
+fn request(record: &Json, choices: &[(char, String)], answer: &str, none: &str) -> Result<String, String> {
     let options: String = choices.iter().map(|(letter, text)| format!("{letter}. {text}\n")).collect();
     Ok(format!(
         "A question with options was answered in free words. Say which option the answer means. Reply with the option's letter \
-         alone; if the answer means none of them, reply with E.\n\nQuestion: {}\nOptions:\n{options}Answer: {answer}\nLetter: ",
+         alone; if the answer means none of them, reply with {none}.\n\nQuestion: {}\nOptions:\n{options}Answer: {answer}\nLetter: ",
         field(record, "question")?
     ))
 }

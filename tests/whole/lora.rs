@@ -88,3 +88,32 @@ fn what_does_not_fit_is_said() {
     fs::write(&model, bytes).unwrap();
     lab.run(&[&LORA[..], &["--resume"]].concat()).fails_with(&["other weights than those of model.folder"]);
 }
+
+#[test]
+fn a_checkpoint_is_exported_merged_as_the_run_would_have_done() {
+    let lab = Lab::new();
+    // The same rate at every step, so that six steps of eight are a run of six.
+    let base = [&LORA[..], &["--set", "train.decay=\"constant\"", "--set", "train.ema_decay=0.5"]].concat();
+    let stopped = "runs/a/checkpoints/step-6";
+    lab.run(&[&base[..], &["--set", "train.steps=8"]].concat()).ok();
+    lab.run(&[&base[..], &["--set", "train.steps=6", "--set", "run.folder=runs/six"]].concat()).ok();
+    let export = |args: &[&str]| lab.run(&[&["model", "export"], args].concat());
+    let out = export(&[stopped, "--out", "last", "--weights", "last", "--adapter", "adapter"]).ok().out;
+    assert!(out.contains("after step 6") && out.contains("adapters merged"), "{out}");
+    let weights = |folder: &str| tensors(&lab, &format!("{folder}/model.safetensors"));
+    assert_eq!(weights("last"), weights("runs/six/model"));
+    let adapter = |folder: &str| tensors(&lab, &format!("{folder}/adapter_model.safetensors"));
+    assert_eq!(adapter("adapter"), adapter("runs/six/adapter"));
+    export(&[stopped, "--out", "average"]).ok();
+    assert_eq!(weights("average"), weights("runs/six/model-ema"));
+    assert_ne!(weights("average"), weights("last"));
+    lab.run(&["infer", "--model", "last", "--prompt", "hello", "--max-new-tokens", "2"]).ok();
+
+    // Elsewhere the base must be named, and must be the one.
+    fs::rename(lab.at("runs/a"), lab.at("moved")).unwrap();
+    export(&["moved/checkpoints/step-6", "--out", "x"]).fails_with(&["--base", "model"]);
+    export(&["moved/checkpoints/step-6", "--out", "x", "--base", "model", "--weights", "last"]).ok();
+    assert_eq!(weights("x"), weights("last"));
+    export(&["moved/checkpoints/step-6", "--out", "y", "--base", "last"]).fails_with(&["other weights"]);
+    assert!(!lab.at("y").exists());
+}

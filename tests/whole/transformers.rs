@@ -23,7 +23,8 @@ fn python(args: &[&str]) -> Option<String> {
 
 /// Whether all of these are installed; says so where one is not.
 fn installed(packages: &[&str]) -> bool {
-    let versions: Value = python(&["versions"]).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    let versions: Value =
+        python(&[&["versions"], packages].concat()).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
     let missing: Vec<&str> = packages.iter().copied().filter(|p| versions.get(p).is_none()).collect();
     if !missing.is_empty() {
         eprintln!("skipped: {} not installed; name a Python that has it in OVHOST_PYTHON", missing.join(", "));
@@ -108,6 +109,34 @@ fn exports_load_in_transformers() {
     lab.run(&[["model", "merge"].as_slice(), &args, &["--out", "merged", "--max-shard-size", "50KB"]].concat()).ok();
     python(&["export", text(&lab.at("merged")), text(&lab.at("of-merged"))]);
     verified(&lab, "merged", "of-merged", &["image.0.pixel_values", "seq.0.logits", "seq.0.greedy"]);
+}
+
+#[test]
+fn adapters_load_in_peft_and_give_the_logits_of_the_merged_model() {
+    if !installed(&["peft", "transformers", "torch"]) {
+        return;
+    }
+    let lab = Lab::new();
+    for (run, more) in
+        [("runs/a", ""), ("runs/b", ", rslora = true, alpha = 6.0, targets = [\"language_model.layers.1.mlp.*\"]")]
+    {
+        let sets = [
+            format!("train.lora={{ rank = 3{more} }}"),
+            format!("run.folder={run}"),
+            "train.lr=2e-2".into(),
+            "train.vision.train=false".into(),
+            "train.merger.train=false".into(),
+        ];
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set.as_str()]).collect();
+        lab.run(&[&["train"], &sets[..]].concat()).ok();
+        let (adapter, out) = (lab.at(run).join("adapter"), lab.at(run).join("theirs"));
+        python(&["adapter", text(&lab.at("model")), text(&adapter), text(&out)]);
+        let rows = ["seq.0.logits", "seq.1.logits", "seq.1.loss_sum", "seq.0.greedy"];
+        verified(&lab, &format!("{run}/model"), text(&out), &rows);
+        // Without the adapters it computes something else.
+        let file = out.join("expected.safetensors");
+        assert_ne!(lab.run(&["model", "verify", "--model", "model", "--expected", text(&file)]).code, 0, "{run}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 """The other side of tests/whole/transformers.rs: models as `transformers` makes, computes and reads them.
 
-    transformers_peer.py versions              what is installed, as JSON
+    transformers_peer.py versions PACKAGE...   which of these are installed, as JSON
     transformers_peer.py language KIND FOLDER  a random qwen2, qwen3 or llama beside the tokenizer in FOLDER, and its logits in FOLDER/expected
     transformers_peer.py tower FOLDER          a random MLCD (RICE) tower, and its features in FOLDER/expected
     transformers_peer.py export FOLDER OUT     reads a model folder of ours with transformers' classes; expected values go to OUT
+    transformers_peer.py adapter BASE ADAPTER OUT   puts an adapter folder of ours on its base with peft; expected values go to OUT
     transformers_peer.py gguf KIND FOLDER      a llama in FOLDER/KIND.gguf with matrices of that quantisation, and its weights in FOLDER/expected
 """
 
@@ -12,9 +13,9 @@ import os
 import sys
 
 
-def versions():
+def versions(*names):
     found = {}
-    for name in ["transformers", "torch", "PIL", "gguf"]:
+    for name in names:
         try:
             found[name] = getattr(__import__(name), "__version__", "?")
         except ImportError:
@@ -176,6 +177,29 @@ def export(folder, out):
     write_expected(out, expected, {"images": ["picture.png"], "sequences": sequences})
 
 
+def adapter(base, folder, out):
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    text = json.load(open(f"{base}/config.json"))["text_config"]
+    decoder = Qwen3ForCausalLM(Qwen3Config(**{k: v for k, v in text.items() if k not in ("model_type", "dtype")})).eval()
+    tensors = load_file(f"{base}/model.safetensors")
+    _, unexpected = decoder.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("visual.")}, strict=False)
+    assert not unexpected, unexpected
+    # The whole model's names for the decoder's modules. What peft puts into them is then in the decoder too.
+    whole = torch.nn.Module()
+    whole.model = torch.nn.Module()
+    whole.model.language_model = decoder.model
+    model = PeftModel.from_pretrained(whole, folder).eval()
+    saved, loaded = load_file(f"{folder}/adapter_model.safetensors"), get_peft_model_state_dict(model)
+    assert sorted(saved) == sorted(loaded), set(saved) ^ set(loaded)
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    expected, sequences = text_values(decoder.float(), text["vocab_size"], None)
+    write_expected(out, expected, {"images": [], "sequences": sequences})
+
+
 def gguf_file(kind, folder):
     import gguf
     import numpy
@@ -254,4 +278,5 @@ def gguf_file(kind, folder):
 
 if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
-    {"versions": versions, "language": language, "tower": tower, "export": export, "gguf": gguf_file}[command](*arguments)
+    commands = {"versions": versions, "language": language, "tower": tower, "export": export, "adapter": adapter, "gguf": gguf_file}
+    commands[command](*arguments)

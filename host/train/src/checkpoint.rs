@@ -277,7 +277,11 @@ fn sizes(folder: &Path) -> Result<BTreeMap<String, u64>> {
     Ok(out)
 }
 
-fn sync_tree(dir: &Path) -> Result<()> {
+/// Fsyncs all that is in a folder.
+///
+/// # Errors
+/// A file cannot be opened or the disk refuses.
+pub(crate) fn sync_tree(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -364,7 +368,8 @@ mod tests {
     #[test]
     fn the_best_stays_and_a_link_leads_to_it() {
         let dir = tempfile::tempdir().unwrap();
-        let best = |step, value| Some(Best { metric: "loss".into(), mode: crate::recipe::Mode::Min, value, step });
+        let (mode, weights) = (crate::recipe::Mode::Min, crate::ema::Export::Last);
+        let best = |step, value| Some(Best { metric: "loss".into(), mode, weights, value, step });
         for step in [1, 2, 3, 4] {
             save_state(dir.path(), State { best: best(2, 0.5), ..State::new(step) });
         }

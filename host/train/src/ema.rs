@@ -1,7 +1,8 @@
 //! A moving average of the weights: after each update `ema += (1 - decay) · (weight - ema)`, in fp32 beside the masters.
 //!
 //! ```text
-//!  masters ─► update ─► ema ─┬─► optimizer.safetensors of a checkpoint, as ema.NAME
+//!  masters ─► update ─► ema ─┬─► evaluations (by `eval.weights`)
+//!                            ├─► optimizer.safetensors of a checkpoint, as ema.NAME
 //!                            └─► model-ema/ (or model/, by `train.export`) at the end
 //! ```
 //! The average begins with the weights that the run begins with. It covers what is trained: of a module with adapters, the
@@ -17,11 +18,11 @@ use tracing::warn;
 
 use crate::optimizer::AdamW;
 
-/// What `model/` of a finished run holds.
+/// Which weights: what `model/` of a finished run holds, what an evaluation measures, what is exported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Export {
-    /// The weights after the last update; their moving average, where there is one, is written to model-ema/.
+    /// The weights after the last update. Of a finished run the moving average, where there is one, is then written to model-ema/.
     #[default]
     Last,
     /// The moving average alone.

@@ -22,6 +22,7 @@ use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::checkpoint::write_synced;
+use crate::ema::Export;
 use crate::recipe::{BestConfig, Mode};
 use crate::trainer::{Run, packed_input};
 
@@ -101,6 +102,9 @@ pub struct Best {
     pub metric: String,
     /// Which value was better.
     pub mode: Mode,
+    /// Whose value: of the last weights or of their moving average.
+    #[serde(default)]
+    pub weights: Export,
     /// Its value.
     pub value: f64,
     /// The update after which it was measured, and whose checkpoint is kept.
@@ -114,6 +118,8 @@ pub struct EvalRecord {
     pub step: u64,
     /// Values by name.
     pub eval: BTreeMap<String, f64>,
+    /// Whose they are: those of the last weights or of their moving average.
+    pub weights: Export,
     /// Wall seconds that it took.
     pub seconds: f64,
 }
@@ -137,23 +143,49 @@ impl Run<'_> {
         !self.evaluators.is_empty() && self.state.evaluated != step && recipe.eval.due(step, steps)
     }
 
-    /// Evaluates the present weights.
-    pub(crate) fn evaluate(&mut self) -> Result<Evaluated> {
-        let (step, began) = (self.state.step, Instant::now());
+    /// Exchanges the weights and their moving average where there is one.
+    pub(crate) fn exchange(&mut self) -> Result<()> {
+        match &mut self.ema {
+            Some(ema) => ema.exchange(&mut self.optimizer),
+            None => Ok(()),
+        }
+    }
+
+    /// What the evaluators give for the model as it is; none where a signal broke them off.
+    fn measure(&mut self) -> Result<Option<BTreeMap<String, f64>>> {
+        let step = self.state.step;
         let mut values = BTreeMap::new();
         for evaluator in &mut self.evaluators {
             let measured =
                 evaluator.evaluate(&self.model, step).with_context(|| format!("evaluating after step {step}"))?;
-            let Some(measured) = measured else { return Ok(Evaluated::Stopped) };
+            let Some(measured) = measured else { return Ok(None) };
             for (name, value) in measured {
                 if values.insert(name.clone(), value).is_some() {
                     bail!("two evaluations give a value called {name:?}; leave out one of the metric plugins");
                 }
             }
         }
+        Ok(Some(values))
+    }
+
+    /// Evaluates the present weights, or their moving average.
+    pub(crate) fn evaluate(&mut self) -> Result<Evaluated> {
+        let (step, began) = (self.state.step, Instant::now());
+        let weights = self.options.recipe.evaluated();
+        let measured = if weights == Export::Ema {
+            self.exchange()?;
+            let measured = self.measure();
+            // Whatever came of it: the run goes on, or is saved, with its own weights.
+            self.exchange()?;
+            measured?
+        } else {
+            self.measure()?
+        };
+        let Some(values) = measured else { return Ok(Evaluated::Stopped) };
         let seconds = began.elapsed().as_secs_f64();
         let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        info!("step {step} · evaluated in {seconds:.1} s: {}", text.join(" · "));
+        let of = if weights == Export::Ema { ", moving average" } else { "" };
+        info!("step {step} · evaluated in {seconds:.1} s{of}: {}", text.join(" · "));
         let best = match &self.options.recipe.checkpoint.best {
             Some(config) => self.compare(config, &values)?,
             None => false,
@@ -163,7 +195,7 @@ impl Run<'_> {
             let scalars: Vec<_> = tags.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
             events.scalars(step, &scalars)?;
         }
-        self.metrics.push(&EvalRecord { step, eval: values, seconds })?;
+        self.metrics.push(&EvalRecord { step, eval: values, weights, seconds })?;
         self.state.evaluated = step;
         Ok(Evaluated::Made { best })
     }
@@ -186,8 +218,13 @@ impl Run<'_> {
             None => !value.is_nan(),
         };
         if better {
-            self.state.best =
-                Some(Best { metric: config.metric.clone(), mode: config.mode, value, step: self.state.step });
+            self.state.best = Some(Best {
+                metric: config.metric.clone(),
+                mode: config.mode,
+                weights: self.options.recipe.evaluated(),
+                value,
+                step: self.state.step,
+            });
         }
         Ok(better)
     }

@@ -12,6 +12,7 @@
 pub mod checkpoint;
 pub mod ema;
 pub mod evaluation;
+pub mod export;
 pub mod guard;
 pub mod late;
 pub mod lora;

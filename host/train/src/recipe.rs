@@ -326,6 +326,10 @@ impl Recipe {
             t.export == Export::Last || t.ema_decay > 0.0,
             "train.export is \"ema\", but train.ema_decay is 0: there is no average; set it, to 0.999 for example"
         );
+        ensure!(
+            self.eval.weights != Some(Export::Ema) || t.ema_decay > 0.0,
+            "eval.weights is \"ema\", but train.ema_decay is 0: there is no average; set it, to 0.999 for example"
+        );
         if let Some(lora) = &t.lora {
             lora.check()?;
         }
@@ -347,6 +351,12 @@ impl Recipe {
     /// JSON Schema of a recipe, for editors.
     pub fn schema() -> schemars::Schema {
         schemars::schema_for!(Recipe)
+    }
+
+    /// Which weights the evaluations of a run measure.
+    pub fn evaluated(&self) -> Export {
+        let usual = if self.train.ema_decay > 0.0 { Export::Ema } else { Export::Last };
+        self.eval.weights.unwrap_or(usual)
     }
 
     /// The keys in which `other` would compute something else than `self`, as `key: ours -> theirs`.

@@ -30,7 +30,7 @@ use crate::{
     late::{Flight, Progress},
     lora,
     optimizer::AdamW,
-    recipe::{Precision, Recipe},
+    recipe::{BestConfig, Precision, Recipe},
     record::StepRecord,
     run_folder::{Lines, RunFolder},
     saver::Saver,
@@ -174,8 +174,13 @@ fn open_best(folder: &RunFolder, recipe: &Recipe, state: &mut State) -> Result<(
     let Some(best) = &state.best else { return Ok(()) };
     let wanted = recipe.checkpoint.best.as_ref();
     let path = folder.checkpoints().join(checkpoint::name(best.step));
-    if wanted.is_none_or(|wanted| wanted.metric != best.metric || wanted.mode != best.mode) {
-        info!("checkpoint.best has changed: the best so far, {} by {}, is forgotten", path.display(), best.metric);
+    let other = |wanted: &BestConfig| wanted.metric != best.metric || wanted.mode != best.mode;
+    if wanted.is_none_or(other) || recipe.evaluated() != best.weights {
+        info!(
+            "checkpoint.best or eval.weights has changed: the best so far, {} by {}, is forgotten",
+            path.display(),
+            best.metric
+        );
         state.best = None;
     } else if !path.is_dir() {
         warn!("{}, the best so far by {}, is gone and forgotten", path.display(), best.metric);
@@ -410,13 +415,11 @@ impl Run<'_> {
     fn export(&mut self) -> Result<PathBuf> {
         let home = self.folder.model();
         let alone = self.options.recipe.train.export == Export::Ema;
-        if let Some(ema) = &mut self.ema {
-            ema.exchange(&mut self.optimizer)?;
+        if self.ema.is_some() {
+            self.exchange()?;
             let (model, adapter) = if alone { ("model", "adapter") } else { ("model-ema", "adapter-ema") };
             self.export_as(self.folder.path.join(model), adapter)?;
-        }
-        if let Some(ema) = &mut self.ema {
-            ema.exchange(&mut self.optimizer)?;
+            self.exchange()?;
         }
         if alone { Ok(home) } else { self.export_as(home, "adapter") }
     }

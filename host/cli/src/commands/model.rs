@@ -1,5 +1,6 @@
-//! `ovhost model`: new model folders, merged ones, and comparing a folder with expected values.
+//! `ovhost model`: new model folders, merged ones, those of checkpoints, and comparing a folder with expected values.
 
+mod export;
 mod import;
 mod merge;
 
@@ -22,6 +23,8 @@ pub enum Command {
     Merge(merge::Args),
     /// Make a Hugging Face folder of a GGUF file: a language model to merge
     Import(import::Args),
+    /// Make a model folder of a run's checkpoint: adapters merged, the last weights or their moving average
+    Export(export::Args),
     /// Compare a model with expected tensors, losses, gradients and updates
     Verify(VerifyArgs),
 }
@@ -78,6 +81,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::New(args) => new(&args),
         Command::Merge(args) => merge::run(args),
         Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Verify(args) => {
             wiring::device("cpu", 0)?;
             let report = ovhost_model::verify(&args.model, &args.expected, args.tolerance)?;

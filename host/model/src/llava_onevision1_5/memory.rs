@@ -74,7 +74,9 @@ impl Layer {
 }
 
 impl ModelConfig {
-    fn language_layer(&self, cpu: bool) -> Layer {
+    /// A layer of the decoder. `composed`: its norms are composed of small operators, as in bf16 on the CPU, and keep their input and
+    /// the normalised input in fp32 (four values of two bytes), where the fused one keeps its input.
+    fn language_layer(&self, cpu: bool, composed: bool) -> Layer {
         let t = &self.text;
         let [c, i, q, k] = [
             t.hidden_size,
@@ -83,16 +85,17 @@ impl ModelConfig {
             t.num_key_value_heads * t.head_dim,
         ]
         .map(|n| n as f64);
-        let normed = if t.qk_norm { q + k } else { 0.0 };
+        let [first, norm] = if composed { [4.0, 4.0] } else { [0.0, 1.0] };
+        let normed = if t.qk_norm { norm * (q + k) } else { 0.0 };
         // Repeated keys and values, then gradients of queries, keys and values twice: as the kernel gives them, and joined.
         let grouped = t.num_attention_heads != t.num_key_value_heads;
         let kernel = if cpu { if grouped { 8.0 * q } else { 6.0 * q } } else { q + 2.0 * k };
         Layer {
             input: c,
             // The normalised input, queries and keys before their norms, both turned, values, and the result.
-            attention: c + normed + (q + k) + k + q,
+            attention: first * c + c + normed + (q + k) + k + q,
             // Its input, that normalised, gate, up and their product.
-            mlp: 2.0 * c + 3.0 * i,
+            mlp: norm * c + c + 3.0 * i,
             // The gradient of the layer's input so far, that of attention's result.
             attention_backward: c + q + kernel,
             // The layer's output and gradient; gradients of product, gate and up with one more between: the product has gone.
@@ -125,6 +128,7 @@ impl ModelConfig {
         let trains = |module| trained.contains(&module);
         let (v, t) = (&self.vision, &self.text);
         let Storage { bytes, cpu, loss_chunk } = storage;
+        let composed = cpu && bytes < 4.0;
         let tokens = work.cu_seqlens.last().map_or(0.0, |&end| f64::from(end));
         let learnt = work.learnt as f64;
         let patches: f64 = work.grid_thw.iter().map(|grid| grid.iter().product::<i64>() as f64).sum();
@@ -135,7 +139,7 @@ impl ModelConfig {
         let vision = trains(Module::Vision) && patches > 0.0;
         let merger = (vision || trains(Module::Merger)) && patches > 0.0;
         let reaches = merger || trains(Module::Language);
-        let (block, layer) = (self.vision_layer(cpu), self.language_layer(cpu));
+        let (block, layer) = (self.vision_layer(cpu), self.language_layer(cpu, composed));
         let depth = usize::try_from(v.depth).unwrap_or(0);
         let layers = usize::try_from(t.num_hidden_layers).unwrap_or(0);
 
@@ -162,7 +166,7 @@ impl ModelConfig {
         // Logits and their logarithms, in bf16 a third copy; gradients of the rows; that of the head, summed in fp32.
         let chunk = loss_chunk.min(learnt);
         let logits = chunk * vocab * if bytes == 4.0 { 8.0 } else { 10.0 } / bytes;
-        let rows_ = 3.0 * learnt * hidden;
+        let rows_ = if composed { 7.0 } else { 3.0 } * learnt * hidden;
         let head = if trains(Module::Language) {
             let wide = if learnt > loss_chunk && bytes < 4.0 { 4.0 + bytes } else { bytes };
             vocab * hidden * wide / bytes

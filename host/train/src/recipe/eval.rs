@@ -5,6 +5,8 @@ use ovhost_data::loader::{DataConfig, OneOrMany};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ema::Export;
+
 /// `[eval]`
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -19,6 +21,10 @@ pub struct EvalConfig {
     pub batch_size: Option<usize>,
     /// Steps between two evaluations of a run, which has one after its last step too; 0 evaluates nothing while training.
     pub every: u64,
+    /// Which weights an evaluation of a run measures, and with it checkpoint.best. ema: their moving average, as it is if absent
+    /// where train.ema_decay is above 0. last: those of the last update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Export>,
     /// Most questions asked in an evaluation of a run, from the first; all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,

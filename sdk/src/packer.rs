@@ -120,6 +120,18 @@ impl Packing {
         self.offsets.reserve_exact(bins + usize::from(self.offsets.is_empty()));
     }
 
+    /// Adds bins that are made already: bin `i` is `ids[offsets[i]..offsets[i + 1]]`, from 0 to the end of `ids`, and none is
+    /// empty. Where there were no bins yet nothing is copied.
+    pub fn flat(&mut self, offsets: Vec<u32>, ids: Vec<u64>) {
+        if self.ids.is_empty() {
+            (self.offsets, self.ids) = (offsets, ids);
+            return;
+        }
+        let before = self.ids.len() as u32;
+        self.ids.extend(ids);
+        self.offsets.extend(offsets.iter().skip(1).map(|offset| before + offset));
+    }
+
     /// The bins so far.
     pub fn bins(&self) -> impl Iterator<Item = &[u64]> {
         self.offsets.windows(2).map(|pair| &self.ids[pair[0] as usize..pair[1] as usize])
@@ -258,6 +270,18 @@ mod tests {
     fn a_limit_of_zero_is_none() {
         let limits = Limits { capacity: 1, max_items_per_bin: 0, max_open_items: 7 };
         assert_eq!((limits.most_items(), limits.most_open()), (usize::MAX, 7));
+    }
+
+    #[test]
+    fn flat_bins_follow_others() {
+        let mut out = Packing::default();
+        out.flat(vec![0], vec![]);
+        out.flat(vec![0, 2, 3], vec![5, 4, 9]);
+        out.bin([1, 2]);
+        out.flat(vec![0, 1], vec![7]);
+        assert_eq!(out.bins().collect::<Vec<_>>(), [&[5, 4][..], &[9], &[1, 2], &[7]]);
+        let out = out.finish("p").unwrap();
+        assert_eq!((out.offsets, out.ids), (vec![0, 2, 3, 5, 6], vec![5, 4, 9, 1, 2, 7]));
     }
 
     #[test]

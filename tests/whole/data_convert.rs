@@ -114,6 +114,10 @@ fn hugging_face_folders_of_every_layout_become_training_data() {
     let both = lab.run(&["data", "convert", "--input", &input, "--out", "mmmu"]);
     both.fails_with(&["it has the splits dev, validation", "--input-split"]);
     convert("mmmu", "mmmu", &["--input-split", "validation", "--split", "val"]);
+    convert("mmmu", "config", &["--config", "Accounting", "--input-split", "validation", "--split", "val"]);
+    assert_eq!(hashes(&records(&lab.at("config"))[0]), hashes(&records(&lab.at("mmmu"))[0]));
+    let other = lab.run(&["data", "convert", "--input", &input, "--config", "Art", "--out", "no"]);
+    other.fails_with(&["no folder Art", "--config"]);
     let made = records(&lab.at("mmmu"));
     assert_eq!(made.iter().map(|r| r.media.len()).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(made[2].fields["image_3"], "validation_Accounting_2.2.png");

@@ -19,7 +19,6 @@ mod run;
 mod scan;
 mod section;
 mod write;
-mod yaml;
 
 pub use energon::{check_split, write_nv_meta};
 pub use expand::{expand, expand_braces};

@@ -463,8 +463,7 @@ fn files(data: &Data, folder: &Path) -> Result<Vec<PathBuf>> {
         all
     };
     if wanted.is_none_or(|f| f == Format::Parquet) && !ending(Format::Parquet).is_empty() {
-        let place = data.config.as_ref().map(|c| folder.join(c)).filter(|p| p.is_dir()).unwrap_or(folder.to_owned());
-        let set = Dataset::open(&place, data.split.as_deref())?;
+        let set = Dataset::open_config(folder, data.config.as_deref(), data.split.as_deref())?;
         return Ok(set.files().iter().map(|f| f.path.clone()).collect());
     }
     for format in [Format::Jsonl, Format::Webdataset] {

@@ -1,9 +1,9 @@
-//! A folder, its parquet files, and the split that each belongs to by its name.
+//! A folder, its parquet files, and the split that each belongs to: by the configurations in the folder's README.md, else by its
+//! name.
 //!
-//! The split of a file is what stands before `-00000-of-00012` in its name (`data/train-00000-of-00012.parquet`, with or without
+//! By its name, the split of a file is what stands before `-00000-of-00012` in its name (`data/train-00000-of-00012.parquet`, with or without
 //! a hash at the end), else a word for a split among the words of its name or of its folders (`test.parquet`,
-//! `validation/0001.parquet`), else `train`, as `datasets` has it. `configs:` in a README are not read: name the folder or the
-//! files of a configuration.
+//! `validation/0001.parquet`), else `train`, as `datasets` has it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::HfError;
+use crate::configs::{self, Config, Files};
 use crate::file::DataFile;
 use crate::rows::Rows;
 use crate::schema::Column;
@@ -106,35 +107,111 @@ fn files_in(path: &Path) -> Result<Vec<(PathBuf, String)>, HfError> {
     Ok(out)
 }
 
+/// The configuration that is asked for, or that is taken where none is. None: all files.
+fn chosen_config(path: &Path, wanted: Option<&str>) -> Result<Option<Config>, HfError> {
+    let fail = |reason: String| Err(HfError::Folder { path: path.display().to_string(), reason });
+    let mut found = if path.is_dir() { configs::of(path)? } else { Vec::new() };
+    let names = || found.iter().map(|config| config.name.as_str()).collect::<Vec<_>>().join(", ");
+    let at = match wanted {
+        None if found.len() < 2 => found.len().checked_sub(1),
+        None => match found.iter().position(|config| config.default) {
+            None => return fail(format!("it has the configurations {}; name one of them", names())),
+            default => default,
+        },
+        Some(name) => match found.iter().position(|config| config.name == name) {
+            None if path.join(name).is_dir() && !name.is_empty() => {
+                return Ok(Some(Config {
+                    name: name.to_owned(),
+                    default: false,
+                    files: Files::Below(name.to_owned()),
+                }));
+            }
+            None if found.is_empty() => {
+                return fail(format!(
+                    "no README.md in it names a configuration, and there is no folder {name}; without one named all its files are read"
+                ));
+            }
+            None => return fail(format!("it has no configuration {name}; it has {}", names())),
+            at => at,
+        },
+    };
+    Ok(at.map(|at| found.swap_remove(at)))
+}
+
+/// The split that is asked for, or the only one.
+fn chosen_split(known: &[String], wanted: Option<&str>) -> Result<String, String> {
+    let has = |name: &str| known.iter().any(|known| known == name);
+    match (wanted, known) {
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err("there is no parquet file".into()),
+        (None, _) => Err(format!("it has the splits {}; name one of them", known.join(", "))),
+        (Some(name), _) if has(name) => Ok(name.to_owned()),
+        (Some(name), _) => match split_word(name).filter(|word| has(word)) {
+            Some(word) => Ok(word.to_owned()),
+            None => Err(format!("it has no split {name}; it has {}", known.join(", "))),
+        },
+    }
+}
+
 impl Dataset {
     /// Opens the parquet files at a path (a file, or a folder with any below it) that belong to a split; all of them where no
     /// split is named and there is but one. Reads the files' footers, nothing else.
     ///
     /// # Errors
-    /// No such folder, no parquet file, no such split, several splits and none named, a file that is not whole.
+    /// As [`Dataset::open_config`].
     pub fn open(path: &Path, split: Option<&str>) -> Result<Self, HfError> {
+        Self::open_config(path, None, split)
+    }
+
+    /// Opens a split of a configuration: of that name in the `configs` of the folder's README.md, else what is below the folder
+    /// of that name. Where none is named: the only one of the README, or its default, or all files if it names none.
+    ///
+    /// # Errors
+    /// No such folder, configuration or split, several and none named, no parquet file, a file that is not whole.
+    pub fn open_config(path: &Path, config: Option<&str>, split: Option<&str>) -> Result<Self, HfError> {
         let fail = |reason: String| HfError::Folder { path: path.display().to_string(), reason };
         let files = files_in(path)?;
         if files.is_empty() {
             return Err(fail("there is no .parquet file in it or below it".into()));
         }
-        let known: BTreeSet<String> = files.iter().map(|(_, name)| split_of(name)).collect();
-        let listed = || known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let chosen = match split {
-            None if known.len() == 1 => None,
-            None => return Err(fail(format!("it has the splits {}; name one of them", listed()))),
-            Some(name) if known.contains(name) => Some(name),
-            Some(name) => match split_word(name).filter(|word| known.contains(*word)) {
-                Some(word) => Some(word),
-                None => return Err(fail(format!("it has no split {name}; it has {}", listed()))),
-            },
+        let config = chosen_config(path, config)?;
+        let name = config.as_ref().map_or(String::new(), |config| format!(" in its configuration {}", config.name));
+        let below = |name: &&(PathBuf, String)| match &config {
+            Some(Config { files: Files::Below(folder), .. }) => configs::is_below(&name.1, folder),
+            _ => true,
         };
-        let chosen = |name: &str| chosen.is_none_or(|split| split_of(name) == split);
+        let known: Vec<String> = match &config {
+            Some(Config { files: Files::Splits(splits), .. }) => {
+                splits.iter().map(|(split, _)| split.clone()).collect()
+            }
+            _ => files
+                .iter()
+                .filter(below)
+                .map(|(_, name)| split_of(name))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
+        };
+        let split = chosen_split(&known, split).map_err(|reason| fail(format!("{reason}{name}")))?;
         let mut opened = Vec::new();
-        for (path, name) in files.into_iter().filter(|(_, name)| chosen(name)) {
-            opened.push(DataFile::open(&path, name)?);
+        match &config {
+            Some(Config { files: Files::Splits(splits), .. }) => {
+                for glob in splits.iter().filter(|(name, _)| *name == split).flat_map(|(_, globs)| globs) {
+                    let before = opened.len();
+                    opened.extend(files.iter().filter(|(_, name)| glob.matches(name)));
+                    if opened.len() == before {
+                        return Err(fail(format!("no parquet file matches {}, the split {split}{name}", glob.text)));
+                    }
+                }
+            }
+            _ => opened.extend(files.iter().filter(below).filter(|(_, name)| split_of(name) == split)),
         }
-        Ok(Self::of(opened))
+        // Patterns may overlap.
+        let mut seen = HashSet::new();
+        opened.retain(|(_, name)| seen.insert(name));
+        let opened: Result<Vec<DataFile>, HfError> =
+            opened.into_iter().map(|(path, name)| DataFile::open(path, name.clone())).collect();
+        Ok(Self::of(opened?))
     }
 
     /// A data set of files that are open already, in the order given.

@@ -1,7 +1,7 @@
 //! Hugging Face dataset folders → rows: a JSON object and the bytes of its pictures. Knows no torch and no plugins.
 //!
 //! ```text
-//!  folder or files, split ─ folder.rs ─► Dataset ─ file.rs ─► DataFile: rows, row groups, columns (the footer alone is read)
+//!  folder, config, split ─ folder.rs ─► Dataset ─ file.rs ─► DataFile: rows, row groups, columns (the footer alone is read)
 //!                                                    │
 //!                                         rows.rs ─ Rows: one row group open, page by page ─ value.rs ─► Row { fields, blobs }
 //! ```
@@ -19,6 +19,7 @@
 //! ```
 
 mod chunk;
+mod configs;
 mod file;
 mod folder;
 mod rows;

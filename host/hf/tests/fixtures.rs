@@ -116,6 +116,58 @@ fn splits_are_chosen_by_name() {
 }
 
 #[test]
+fn configurations_are_those_of_the_readme() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |from: &str, to: &str| {
+        let to = dir.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(at("mmmu/Accounting").join(from), to).unwrap();
+    };
+    let (dev, validation) = ("dev-00000-of-00001.parquet", "validation-00000-of-00001.parquet");
+    put(dev, "data/one.parquet");
+    put(validation, "data/two.parquet");
+    put(validation, &format!("Art/{validation}"));
+    let readme = |configs: &str| {
+        fs::write(dir.path().join("README.md"), format!("---\nlicense: mit\n{configs}---\n# A set\n")).unwrap();
+    };
+    let open = |config: Option<&str>, split: Option<&str>| {
+        let set = Dataset::open_config(dir.path(), config, split).map_err(|e| e.to_string())?;
+        Ok::<_, String>(set.files().iter().map(|file| file.name.clone()).collect::<Vec<_>>())
+    };
+    let says = |config, split, words: &[&str]| {
+        let error = open(config, split).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+
+    // Without configurations a folder is one, and none is all there is.
+    says(None, None, &["it has the splits train, validation"]);
+    assert_eq!(open(Some("Art"), None).unwrap(), [format!("Art/{validation}")]);
+    says(Some("Arts"), None, &["no README.md in it names a configuration", "no folder Arts"]);
+    let mixed = "configs:\n- config_name: short\n  data_files:\n  - {split: test, path: 'data/o*'}\n  - {split: later, path: 'data/t*.parquet'}\n  - {split: gone, path: 'x/*'}\n";
+    readme(mixed);
+    // One is taken without being named; its splits are not those of the files' names, and what is not asked for may be missing.
+    assert_eq!(open(None, Some("later")).unwrap(), ["data/two.parquet"]);
+    assert_eq!(open(Some("short"), Some("test")).unwrap(), ["data/one.parquet"]);
+    says(None, None, &["it has the splits test, later, gone; name one of them in its configuration short"]);
+    says(None, Some("gone"), &["no parquet file matches x/*", "split gone", "configuration short"]);
+    says(None, Some("dev"), &["no split dev; it has test, later, gone"]);
+    // A folder that the README does not name is one still.
+    assert_eq!(open(Some("Art"), Some("val")).unwrap(), [format!("Art/{validation}")]);
+    says(Some("long"), None, &["no configuration long; it has short"]);
+    readme(&format!("{mixed}- config_name: long\n  data_files: ['data/*', 'data/two.parquet']\n"));
+    says(None, Some("test"), &["it has the configurations short, long; name one of them"]);
+    assert_eq!(open(Some("long"), None).unwrap(), ["data/one.parquet", "data/two.parquet"]);
+    readme(&format!("{mixed}- config_name: long\n  default: true\n  data_dir: Art\n"));
+    assert_eq!(open(None, None).unwrap(), [format!("Art/{validation}")]);
+    readme("configs: 3\n");
+    says(None, None, &["README.md", "no list", "name the parquet files"]);
+    let file = dir.path().join("data/one.parquet");
+    assert_eq!(Dataset::open_config(&file, None, None).unwrap().files().len(), 1);
+    let error = Dataset::open_config(&file, Some("short"), None).unwrap_err().to_string();
+    assert!(error.contains("one.parquet"), "{error}");
+}
+
+#[test]
 fn damage_costs_its_row_group_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("train.parquet");

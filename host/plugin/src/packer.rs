@@ -61,8 +61,6 @@ pub struct PackerInstance {
     limits: Option<PackLimits>,
     /// Length of every sample that is in the packer.
     open: Ledger,
-    /// Lengths of the samples of an answer; kept for its memory.
-    lengths: Vec<u32>,
     lost: Option<String>,
     /// What it saw since its last saved state.
     journal: Journal,
@@ -78,7 +76,6 @@ impl Plugin {
                 core: Core::new(self.clone())?,
                 limits: None,
                 open: Ledger::default(),
-                lengths: Vec::new(),
                 lost: None,
                 journal: Journal::new(self.loaded()),
             }),
@@ -229,8 +226,9 @@ impl PackerInstance {
             return Err(bad("column id must be s64s and column length u32s".into()));
         };
         // The common case first: ids in a row, all lengths good. What follows finds out what is wrong, if anything is.
-        let in_a_row = ids.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1));
-        let good = lengths.iter().all(|length| *length <= limits.capacity) && ids.len() == lengths.len();
+        // Folds look at many at once; a search would stop at the first, and so look at one after the other.
+        let in_a_row = ids.windows(2).fold(true, |all, pair| all & (pair[1] == pair[0].wrapping_add(1)));
+        let good = lengths.iter().fold(ids.len() == lengths.len(), |all, length| all & (*length <= limits.capacity));
         if let Some(first) = ids.first().and_then(|id| u64::try_from(*id).ok())
             && in_a_row
             && good
@@ -305,28 +303,31 @@ impl PackerInstance {
                 raw.ids.len()
             ));
         }
+        let most = if limits.max_items_per_bin > 0 { limits.max_items_per_bin as usize } else { usize::MAX };
+        let mut open = self.open.striking();
+        let unknown =
+            |id: u64| format!("it returned id {id}, which is not in the packer (never pushed, or returned before)");
         for (i, ends) in offsets.windows(2).enumerate() {
-            let count = (ends[1] as usize).checked_sub(ends[0] as usize).filter(|_| ends[1] as usize <= raw.ids.len());
-            let count = count.ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
-            if count == 0 {
+            let ids = raw.ids.get(ends[0] as usize..ends[1] as usize);
+            let ids = ids.ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
+            if ids.is_empty() {
                 return Err(format!("bin {i} is empty"));
             }
-            if limits.max_items_per_bin > 0 && count > limits.max_items_per_bin as usize {
-                return Err(format!("bin {i} has {count} samples, max-items-per-bin is {}", limits.max_items_per_bin));
+            if ids.len() > most {
+                return Err(format!("bin {i} has {} samples, max-items-per-bin is {most}", ids.len()));
             }
-        }
-        self.lengths.clear();
-        for ids in [&raw.ids, &raw.dropped] {
-            self.open.remove_all(ids, &mut self.lengths).map_err(|id| {
-                format!("it returned id {id}, which is not in the packer (never pushed, or returned before)")
-            })?;
-        }
-        for (i, ends) in offsets.windows(2).enumerate() {
-            let tokens: u64 = self.lengths[ends[0] as usize..ends[1] as usize].iter().map(|n| u64::from(*n)).sum();
+            let mut tokens = 0;
+            for id in ids {
+                tokens += u64::from(open.remove(*id).ok_or_else(|| unknown(*id))?);
+            }
             if tokens > u64::from(limits.capacity) {
                 return Err(format!("bin {i} has {tokens} tokens, the capacity is {}", limits.capacity));
             }
         }
+        for id in &raw.dropped {
+            open.remove(*id).ok_or_else(|| unknown(*id))?;
+        }
+        drop(open);
         Ok(Packing { bins: Bins::new(raw.offsets, raw.ids), dropped: raw.dropped })
     }
 }

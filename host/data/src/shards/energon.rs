@@ -24,7 +24,7 @@ pub use metadataset::{Leaf, Share, is_metadataset, metadataset};
 pub use read::{Part, PartShard, is_prepared, read_part};
 pub use write::{EnergonVersion, check_split, write_nv_meta, write_nv_meta_for};
 
-use super::{ShardError, places, yaml};
+use super::{ShardError, places};
 
 /// The folder beside the shards.
 const FOLDER: &str = ".nv-meta";
@@ -39,7 +39,7 @@ pub fn load(path: &Path) -> Result<Value, ShardError> {
     let parsed = if json {
         serde_json::from_str(&text).map_err(|e| format!("it is not valid JSON: {e}"))
     } else {
-        yaml::parse(&text)
+        ovhost_yaml::parse(&text)
     };
     parsed.map_err(|reason| bad(path, reason))
 }

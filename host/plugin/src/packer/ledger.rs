@@ -66,7 +66,9 @@ impl Ledger {
     /// Enters samples whose ids follow `first` and each other; false, and nothing changes, if they do not follow the window.
     pub(super) fn insert_run(&mut self, first: u64, lengths: &[u32]) -> bool {
         let follows = self.place(first) == self.window.len() && self.sparse.is_empty();
-        if !follows || self.window.len() - self.front > self.span_allowed() || lengths.contains(&VACANT) {
+        // A search would stop at the first, and so look at one after the other.
+        let vacant = lengths.iter().fold(false, |any, length| any | (*length == VACANT));
+        if !follows || self.window.len() - self.front > self.span_allowed() || vacant {
             return false;
         }
         self.window.extend_from_slice(lengths);
@@ -147,30 +149,9 @@ impl Ledger {
         self.sparse.remove(&id)
     }
 
-    /// Strikes samples off and adds their lengths to `lengths`. The error is the first id that is not open.
-    pub(super) fn remove_all(&mut self, ids: &[u64], lengths: &mut Vec<u32>) -> Result<(), u64> {
-        let (mut from_window, mut missing) = (0, Ok(()));
-        let (base, window) = (self.base, self.window.as_mut_slice());
-        lengths.reserve(ids.len());
-        for &id in ids {
-            let place = usize::try_from(id.wrapping_sub(base)).unwrap_or(usize::MAX);
-            let length = window.get_mut(place).map_or(VACANT, |slot| std::mem::replace(slot, VACANT));
-            if length == VACANT {
-                match self.sparse.remove(&id) {
-                    Some(length) => lengths.push(length),
-                    None => {
-                        missing = Err(id);
-                        break;
-                    }
-                }
-            } else {
-                from_window += 1;
-                lengths.push(length);
-            }
-        }
-        self.in_window -= from_window;
-        self.trim();
-        missing
+    /// To strike many samples off, one by one.
+    pub(super) fn striking(&mut self) -> Striking<'_> {
+        Striking { struck: 0, ledger: self }
     }
 
     /// Ids and lengths in order of the ids.
@@ -180,6 +161,34 @@ impl Ledger {
         all.extend(self.sparse.iter().map(|(id, length)| (*id, *length)));
         all.sort_unstable();
         all
+    }
+}
+
+/// A ledger that many samples are struck off.
+pub(super) struct Striking<'a> {
+    ledger: &'a mut Ledger,
+    /// Of the window; it is told at the end.
+    struck: usize,
+}
+
+impl Striking<'_> {
+    /// Strikes a sample off; none if it is not open.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, id: u64) -> Option<u32> {
+        let place = self.ledger.place(id);
+        let length = self.ledger.window.get_mut(place).map_or(VACANT, |slot| std::mem::replace(slot, VACANT));
+        if length == VACANT {
+            return self.ledger.sparse.remove(&id);
+        }
+        self.struck += 1;
+        Some(length)
+    }
+}
+
+impl Drop for Striking<'_> {
+    fn drop(&mut self) {
+        self.ledger.in_window -= self.struck;
+        self.ledger.trim();
     }
 }
 
@@ -220,11 +229,10 @@ mod tests {
                 } else if length == 0 {
                     prop_assert_eq!(ledger.remove(id), map.remove(&id));
                 } else {
-                    let (mut lengths, ids) = (vec![], [id, id ^ 1, id]);
-                    let removed = ledger.remove_all(&ids, &mut lengths);
-                    let known: Vec<u32> = ids.iter().map_while(|id| map.remove(id)).collect();
-                    prop_assert_eq!(removed, Err(ids[known.len()]));
-                    prop_assert_eq!(lengths, known);
+                    let mut striking = ledger.striking();
+                    for id in [id, id ^ 1, id] {
+                        prop_assert_eq!(striking.remove(id), map.remove(&id));
+                    }
                 }
                 prop_assert_eq!(ledger.len(), map.len());
                 prop_assert_eq!(ledger.is_empty(), map.is_empty());

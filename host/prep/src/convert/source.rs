@@ -41,11 +41,12 @@ pub enum Input {
 
 impl Input {
     /// Finds out what names stand for: parquet files or folders with them, `.tar` files or folders with them, else JSON files or
-    /// folders with `.json` and `.jsonl` files. `split` chooses among the splits of a parquet folder.
+    /// folders with `.json` and `.jsonl` files. `config` and `split` choose among the configurations and splits of a parquet
+    /// folder.
     ///
     /// # Errors
-    /// Nothing of a known kind there, several kinds, no such split.
-    pub fn find(names: &[String], split: Option<&str>) -> Result<Self, PrepError> {
+    /// Nothing of a known kind there, several kinds, no such configuration or split.
+    pub fn find(names: &[String], config: Option<&str>, split: Option<&str>) -> Result<Self, PrepError> {
         let mut paths = Vec::new();
         for name in names {
             paths.extend(expand_braces(name)?.into_iter().map(PathBuf::from));
@@ -64,15 +65,18 @@ impl Input {
             let what = "the inputs are of several kinds (parquet, tar, JSON); convert each with a run of its own";
             return Err(PrepError::Option(what.into()));
         }
-        if split.is_some() && !kinds.contains("parquet") {
-            return Err(PrepError::Option("--input-split is for parquet folders; leave it out".into()));
+        for (option, _) in [("--config", config), ("--input-split", split)].iter().filter(|(_, value)| value.is_some())
+        {
+            if !kinds.contains("parquet") {
+                return Err(PrepError::Option(format!("{option} is for parquet folders; leave it out")));
+            }
         }
         if kinds.contains("parquet") {
             let mut files: Vec<DataFile> = Vec::new();
             for path in &paths {
-                let set = Dataset::open(path, split).map_err(|e| match split {
-                    None if path.is_dir() => PrepError::Option(format!("{e} (--input-split)")),
-                    _ => PrepError::Option(e.to_string()),
+                let set = Dataset::open_config(path, config, split).map_err(|e| match path.is_dir() {
+                    true => PrepError::Option(format!("{e} (--config, --input-split)")),
+                    false => PrepError::Option(e.to_string()),
                 })?;
                 files.extend_from_slice(set.files());
             }

@@ -1,4 +1,5 @@
-//! Samples that are held back in order of arrival: ids and lengths in, the same out, in 12 bytes each.
+//! Samples that are held back in order of arrival: ids and lengths in, the same out, in 4 bytes each where ids follow each
+//! other, else in 12.
 //!
 //! They are kept in pieces of fixed size. A list that doubles would need three times its size at that moment, and WebAssembly
 //! memory never shrinks.
@@ -13,10 +14,18 @@ use serde::{Deserializer, Serializer};
 /// Samples in a piece.
 const PIECE: usize = 1 << 14;
 
+/// Ids of a piece.
+#[derive(Clone, Debug)]
+enum Ids {
+    /// This one and those after it.
+    From(u64),
+    Listed(Vec<u64>),
+}
+
 /// Samples in order of arrival.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
-    ids: Vec<Vec<u64>>,
+    ids: Vec<Ids>,
     lengths: Vec<Vec<u32>>,
     len: usize,
 }
@@ -27,50 +36,68 @@ impl Held {
         self.len
     }
 
-    /// Adds a sample.
-    #[inline]
-    pub fn push(&mut self, id: u64, length: u32) {
-        if self.len.is_multiple_of(PIECE) {
-            self.ids.push(Vec::with_capacity(PIECE));
-            self.lengths.push(Vec::with_capacity(PIECE));
+    /// Adds samples.
+    pub fn extend(&mut self, mut items: &[Item]) {
+        while let Some(first) = items.first() {
+            let at = self.len % PIECE;
+            if at == 0 {
+                self.ids.push(Ids::From(first.id));
+                self.lengths.push(Vec::with_capacity(PIECE));
+            }
+            let (now, later) = items.split_at(items.len().min(PIECE - at));
+            if let (Some(ids), Some(lengths)) = (self.ids.last_mut(), self.lengths.last_mut()) {
+                if let Ids::From(id) = *ids {
+                    // A fold looks at many at once; a search would stop at the first.
+                    let next = (0..).map(|i| id.wrapping_add(at as u64).wrapping_add(i));
+                    let follow = now.iter().zip(next).fold(true, |all, (item, next)| all & (item.id == next));
+                    if !follow {
+                        let mut listed = Vec::with_capacity(PIECE);
+                        listed.extend((0..at as u64).map(|i| id.wrapping_add(i)));
+                        *ids = Ids::Listed(listed);
+                    }
+                }
+                if let Ids::Listed(listed) = ids {
+                    listed.extend(now.iter().map(|item| item.id));
+                }
+                lengths.extend(now.iter().map(|item| item.length));
+                self.len += now.len();
+            }
+            items = later;
         }
-        if let (Some(ids), Some(lengths)) = (self.ids.last_mut(), self.lengths.last_mut()) {
-            ids.push(id);
-            lengths.push(length);
-            self.len += 1;
+    }
+
+    /// The lengths, in order, in pieces.
+    pub fn lengths(&self) -> impl Iterator<Item = &[u32]> {
+        self.lengths.iter().map(Vec::as_slice)
+    }
+
+    /// Calls `listed` or, where ids follow each other, `run` with the first of them, for each piece and its lengths.
+    pub fn pieces<T>(&self, to: &mut T, run: impl Fn(&mut T, u64, &[u32]), listed: impl Fn(&mut T, &[u64], &[u32])) {
+        for (ids, lengths) in self.ids.iter().zip(&self.lengths) {
+            match ids {
+                Ids::From(first) => run(to, *first, lengths),
+                Ids::Listed(ids) => listed(to, ids, lengths),
+            }
         }
-    }
-
-    /// Id of the sample at `index`, which there must be.
-    #[inline]
-    pub fn id(&self, index: u32) -> u64 {
-        self.ids[index as usize / PIECE][index as usize % PIECE]
-    }
-
-    /// The lengths, in order.
-    pub fn lengths(&self) -> impl Iterator<Item = u32> {
-        self.lengths.iter().flatten().copied()
-    }
-
-    /// Frees the lengths, for whoever has read them.
-    pub fn forget_lengths(&mut self) {
-        self.lengths = Vec::new();
     }
 
     /// The samples, in order.
     pub fn items(&self) -> impl ExactSizeIterator<Item = Item> {
-        let item = |index: usize| {
+        (0..self.len).map(|index| {
             let (piece, at) = (index / PIECE, index % PIECE);
-            Item { id: self.ids[piece][at], length: self.lengths[piece][at], patches: 0 }
-        };
-        (0..self.len).map(item)
+            let id = match &self.ids[piece] {
+                Ids::From(first) => first.wrapping_add(at as u64),
+                Ids::Listed(ids) => ids[at],
+            };
+            Item { id, length: self.lengths[piece][at], patches: 0 }
+        })
     }
 }
 
 impl FromIterator<Item> for Held {
     fn from_iter<I: IntoIterator<Item = Item>>(items: I) -> Self {
         let mut held = Self::default();
-        items.into_iter().for_each(|item| held.push(item.id, item.length));
+        items.into_iter().for_each(|item| held.extend(&[item]));
         held
     }
 }
@@ -101,8 +128,8 @@ impl<'de> Deserialize<'de> for Saved {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Held, A::Error> {
                 let mut held = Held::default();
-                while let Some(Item { id, length, .. }) = list.next_element()? {
-                    held.push(id, length);
+                while let Some(item) = list.next_element()? {
+                    held.extend(&[item]);
                 }
                 Ok(held)
             }
@@ -115,20 +142,44 @@ impl<'de> Deserialize<'de> for Saved {
 mod tests {
     use super::*;
 
+    /// Ids, and whether those of each piece are listed.
+    type Kind<'a> = (&'a dyn Fn(usize) -> u64, [bool; 3]);
+
     #[test]
     fn samples_come_back_across_pieces() {
+        let leaping = |i: usize| 7 * i as u64;
+        let in_a_row = |i: usize| (i as u64).wrapping_sub(20_000);
+        let now_and_then = |i: usize| i as u64 + u64::from(i > PIECE + 5);
+        let kinds: [Kind<'_>; 3] =
+            [(&leaping, [true; 3]), (&in_a_row, [false; 3]), (&now_and_then, [false, true, false])];
         for count in [0, 1, PIECE - 1, PIECE, 2 * PIECE + 3] {
-            let items: Vec<Item> =
-                (0..count).map(|i| Item { id: 7 * i as u64, length: i as u32 % 9, patches: 0 }).collect();
-            let held: Held = items.iter().copied().collect();
-            assert_eq!((held.len(), held.ids.len()), (count, count.div_ceil(PIECE)));
-            assert!(held.items().eq(items.iter().copied()) && held.lengths().eq(items.iter().map(|item| item.length)));
-            assert!(items.iter().zip(0..).all(|(item, index)| held.id(index) == item.id));
-            // No piece grows: what a sample takes is known.
-            assert!(held.ids.iter().all(|piece| piece.capacity() == PIECE));
-            let bytes = state::encode("x", &Saved(Rc::new(held)));
-            assert_eq!(bytes, state::encode("x", &items));
-            assert!(state::decode::<Saved>("x", &bytes).unwrap().0.items().eq(items));
+            for (id, listed) in kinds {
+                let items: Vec<Item> =
+                    (0..count).map(|i| Item { id: id(i), length: i as u32 % 9, patches: 0 }).collect();
+                let mut held = Held::default();
+                items.chunks(1000).for_each(|items| held.extend(items));
+                assert_eq!((held.len(), held.ids.len()), (count, count.div_ceil(PIECE)));
+                let lengths = held.lengths().flatten().copied();
+                assert!(held.items().eq(items.iter().copied()) && lengths.eq(items.iter().map(|item| item.length)));
+                let mut pieces = Vec::new();
+                let run = |to: &mut Vec<(u64, u32)>, first: u64, lengths: &[u32]| {
+                    to.extend(lengths.iter().zip(0..).map(|(length, i)| (first.wrapping_add(i), *length)));
+                };
+                let in_list = |to: &mut Vec<(u64, u32)>, ids: &[u64], lengths: &[u32]| {
+                    to.extend(ids.iter().copied().zip(lengths.iter().copied()));
+                };
+                held.pieces(&mut pieces, run, in_list);
+                assert!(pieces.into_iter().eq(items.iter().map(|item| (item.id, item.length))));
+                // No piece grows, and ids are listed where they must be: what a sample takes is known.
+                assert!(held.lengths.iter().all(|piece| piece.capacity() == PIECE));
+                for (ids, listed) in held.ids.iter().zip(listed) {
+                    let capacity = if let Ids::Listed(ids) = ids { ids.capacity() } else { 0 };
+                    assert_eq!(capacity, if listed && count > 1 { PIECE } else { 0 });
+                }
+                let bytes = state::encode("x", &Saved(Rc::new(held)));
+                assert_eq!(bytes, state::encode("x", &items));
+                assert!(state::decode::<Saved>("x", &bytes).unwrap().0.items().eq(items));
+            }
         }
     }
 }

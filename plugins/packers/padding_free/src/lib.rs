@@ -34,7 +34,7 @@ mod held;
 mod offline;
 mod window;
 use held::{Held, Saved};
-use window::Window;
+use window::{Taken, Window};
 
 /// Lengths have a queue each, so the capacity bounds the memory; this is far above any context.
 const MAX_CAPACITY: u32 = 1 << 22;
@@ -81,8 +81,8 @@ pub struct PaddingFree {
     window: Window,
     /// What mode "offline" has collected.
     all: Rc<Held>,
-    /// The bin that is being made, as the window gives it.
-    bin: Vec<u64>,
+    /// The bin that is being made.
+    taken: Taken,
 }
 
 impl Plugin for PaddingFree {
@@ -96,8 +96,8 @@ impl Plugin for PaddingFree {
         findings.require(config.window > 0, "/window", || "must be at least 1".into());
         findings.require(config.max_samples > 0, "/max_samples", || "must be at least 1".into());
         findings.finish()?;
-        let (window, all, bin) = (Window::new(0), Rc::default(), Vec::new());
-        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, bin })
+        let (window, all, taken) = (Window::new(0), Rc::default(), Taken::default());
+        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, taken })
     }
 }
 
@@ -106,29 +106,25 @@ impl PaddingFree {
     fn hold(&mut self, items: &[Item], out: &mut Packing) {
         // Nobody else has it: what a checkpoint shared is gone when its bytes are written.
         let all = Rc::make_mut(&mut self.all);
-        for item in items {
-            if item.length > self.capacity {
-                out.give_up(item.id);
-                continue;
-            }
-            if all.len() == self.max_open {
+        let too_long = |item: &Item| item.length > self.capacity;
+        items.iter().filter(|item| too_long(item)).for_each(|item| out.give_up(item.id));
+        for items in items.split(too_long) {
+            if items.len() > self.max_open - all.len() {
                 return out.fail(format!(
                     "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
                      limits.memory_mib (40 a million samples) and limits.output_mib (12); or set mode to \"window\"",
                     self.max_open
                 ));
             }
-            all.push(item.id, item.length);
+            all.extend(items);
         }
     }
 
     /// Makes one bin that starts with a sample of length `first`.
-    #[inline(always)]
+    #[inline(never)]
     fn close_bin(&mut self, first: u32, out: &mut Packing) {
-        self.bin.clear();
-        self.window.take(first, self.capacity, self.max_items, &mut self.bin);
-        self.bin.sort_unstable();
-        out.bin(self.bin.iter().map(|&taken| self.window.id(taken)));
+        self.window.take(first, self.capacity, self.max_items, &mut self.taken);
+        self.window.ids(&mut self.taken, |ids| out.bin(ids.iter().copied()));
     }
 }
 
@@ -161,24 +157,24 @@ impl Packer for PaddingFree {
         if self.config.mode == Packs::Offline {
             return self.hold(items, out);
         }
-        for item in items {
-            if item.length > self.capacity {
-                out.give_up(item.id);
-                continue;
-            }
-            self.window.insert(item.id, item.length);
+        let mut rest = items;
+        while !rest.is_empty() {
+            // As many as make the window overflow.
+            let (now, later) = rest.split_at(rest.len().min(self.max_open - self.window.len() + 1));
+            self.window.insert(now, |id| out.give_up(id));
             if self.window.len() > self.max_open
                 && let Some(oldest) = self.window.oldest()
             {
                 self.close_bin(oldest, out);
             }
+            rest = later;
         }
     }
 
     fn flush(&mut self, out: &mut Packing) {
         if self.config.mode == Packs::Offline {
             let all = std::mem::take(&mut self.all);
-            return offline::pack(Rc::unwrap_or_clone(all), self.capacity, self.max_items, out);
+            return offline::pack(&all, self.capacity, self.max_items, out);
         }
         while let Some(longest) = self.window.longest() {
             self.close_bin(longest, out);
@@ -196,7 +192,7 @@ impl Packer for PaddingFree {
         check_restored(state.items(), self.capacity, self.max_open)?;
         (self.window, self.all) = (Window::new(self.capacity), Rc::default());
         match self.config.mode {
-            Packs::Window => state.items().for_each(|item| self.window.insert(item.id, item.length)),
+            Packs::Window => state.items().for_each(|item| self.window.insert(&[item], |_| ())),
             Packs::Offline => self.all = state,
         }
         Ok(())

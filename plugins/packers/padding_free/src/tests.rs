@@ -144,6 +144,22 @@ fn offline_is_best_fit_decreasing() {
 }
 
 #[test]
+fn ids_need_not_follow_each_other() {
+    // The same samples under other ids: in offline mode those that follow each other are not listed one by one.
+    let lengths = published_lengths(40_000);
+    let leaping = |id: u64| if id < 20_000 { id + 5 } else { id.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 40 };
+    for config in [json!({ "window": 300 }), json!({ "mode": "offline" })] {
+        let expected = pack(&config, limits(8192, 0, 0), &lengths, 777);
+        let mut packer = testing::packer::<PaddingFree>(config, limits(8192, 0, 0)).unwrap();
+        let items: Vec<(u64, u32)> = numbered(&lengths).into_iter().map(|(id, length)| (leaping(id), length)).collect();
+        let mut bins: Vec<Vec<u64>> = items.chunks(777).flat_map(|items| packer.push(items)).collect();
+        bins.extend(packer.flush());
+        let renamed = expected.iter().map(|bin| bin.iter().map(|id| leaping(*id)).collect::<Vec<u64>>());
+        assert!(bins.into_iter().eq(renamed));
+    }
+}
+
+#[test]
 fn offline_needs_no_more_bins_than_a_window() {
     let lengths = published_lengths(200_000);
     let bins = |config: &Json| pack(config, limits(8192, 0, 0), &lengths, 4096);

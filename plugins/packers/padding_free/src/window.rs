@@ -44,10 +44,12 @@ impl Arrivals {
         Self { lengths: vec![0; 64], open: vec![0], first: 0, next: 0 }
     }
 
-    fn is_full(&self) -> bool {
-        self.next - self.first == self.lengths.len() as u64
+    /// Whether so many more have a place. Words of `open` count whole, so that none holds the ring's end and its beginning.
+    fn fits(&self, more: usize) -> bool {
+        self.next - (self.first & !63) + more as u64 <= self.lengths.len() as u64
     }
 
+    /// Of a sample for which there is a place.
     #[inline(always)]
     fn push(&mut self, length: u32) -> u32 {
         let number = self.next as u32;
@@ -58,48 +60,46 @@ impl Arrivals {
         number
     }
 
-    /// Whether the sample of a number not before `first` is open.
-    fn is_open(&self, number: u64) -> bool {
-        let at = number as usize & (self.lengths.len() - 1);
-        self.open[at / 64] >> (at % 64) & 1 == 1
-    }
-
     /// Twice the room.
     fn grow(&mut self) {
-        let new = self.lengths.len() * 2;
+        let (old, new) = (self.lengths.len(), self.lengths.len() * 2);
         let (mut lengths, mut open) = (vec![0; new], vec![0_u64; new / 64]);
         for number in self.first..self.next {
-            let (from, to) = (number as usize & (self.lengths.len() - 1), number as usize & (new - 1));
+            let (from, to) = (number as usize & (old - 1), number as usize & (new - 1));
             lengths[to] = self.lengths[from];
-            open[to / 64] |= u64::from(self.is_open(number)) << (to % 64);
+            open[to / 64] |= (self.open[from / 64] >> (from % 64) & 1) << (to % 64);
         }
         (self.lengths, self.open) = (lengths, open);
     }
 
-    /// Gives the open samples numbers without gaps, in the same order; `slots` hold their numbers. The ring is full.
+    /// Gives the open samples numbers without gaps, in the same order; `slots` hold their numbers.
     fn close_gaps(&mut self, slots: &mut [Slot]) {
-        let mask = self.lengths.len() - 1;
-        // By place: how many open samples came before. Those at the ring's beginning may come after those at its end.
+        let (mask, words) = (self.lengths.len() - 1, self.open.len());
+        self.first &= !63;
         let start = self.first as usize & mask;
-        let mut before = vec![0_u32; self.lengths.len()];
+        // Of each word of `open`: how many open samples came before its own.
+        let mut before = vec![0_u32; words];
         let mut count = 0;
-        for at in (start..=mask).chain(0..start) {
-            before[at] = count;
-            if self.open[at / 64] >> (at % 64) & 1 == 1 {
-                // Never past `at`, so nothing is overwritten that is still to be read.
-                self.lengths[(start + count as usize) & mask] = self.lengths[at];
+        for word in (start / 64..words).chain(0..start / 64) {
+            before[word] = count as u32;
+            let mut bits = self.open[word];
+            while bits != 0 {
+                // Never past the place that is read, so nothing is overwritten that is still to be read.
+                self.lengths[(start + count) & mask] = self.lengths[word * 64 + bits.trailing_zeros() as usize];
                 count += 1;
+                bits &= bits - 1;
             }
         }
         // Free slots too: what number they have does not matter.
         for slot in slots {
-            slot.number = (self.first as u32).wrapping_add(before[slot.number as usize & mask]);
+            let at = slot.number as usize & mask;
+            let earlier = self.open[at / 64] & ((1 << (at % 64)) - 1);
+            slot.number = (self.first as u32).wrapping_add(before[at / 64] + earlier.count_ones());
         }
-        self.open.fill(0);
-        self.next = self.first + u64::from(count);
-        for number in self.first..self.next {
-            let at = number as usize & mask;
-            self.open[at / 64] |= 1 << (at % 64);
+        self.next = self.first + count as u64;
+        for (index, word) in (start / 64..words).chain(0..start / 64).enumerate() {
+            let open = count.saturating_sub(index * 64);
+            self.open[word] = if open < 64 { (1 << open) - 1 } else { u64::MAX };
         }
     }
 
@@ -163,43 +163,51 @@ impl Window {
         items.into_iter().map(|(_, item)| item)
     }
 
-    /// Adds a sample, whose length must not be above the capacity.
+    /// Adds samples; gives those to `too_long` whose length is above the capacity.
     #[inline(always)]
-    pub fn insert(&mut self, id: u64, length: u32) {
-        if self.arrivals.is_full() {
-            self.make_room();
+    pub fn insert(&mut self, items: &[Item], mut too_long: impl FnMut(u64)) {
+        if !self.arrivals.fits(items.len()) {
+            self.make_room(items.len());
         }
-        let number = self.arrivals.push(length);
-        let slot = if self.free == NONE { self.slots.len() as u32 } else { self.free };
-        match self.slots.get_mut(slot as usize) {
-            Some(place) => {
-                self.free = place.next;
-                *place = Slot { id, number, next: NONE };
+        for _ in self.slots.len() - self.open..items.len() {
+            self.slots.push(Slot { id: 0, number: 0, next: self.free });
+            self.free = self.slots.len() as u32 - 1;
+        }
+        // Slices, so that the loop need not ask the vectors for their memory again after each write.
+        let (slots, queues) = (self.slots.as_mut_slice(), self.queues.as_mut_slice());
+        let (mut free, mut entered) = (self.free, 0);
+        for &Item { id, length, .. } in items {
+            let Some(queue) = queues.get_mut(length as usize) else {
+                too_long(id);
+                continue;
+            };
+            let number = self.arrivals.push(length);
+            let at = free;
+            free = slots[at as usize].next;
+            slots[at as usize] = Slot { id, number, next: NONE };
+            if queue.0 == NONE {
+                *queue = (at, at);
+                self.lengths.insert(length);
+            } else {
+                slots[queue.1 as usize].next = at;
+                queue.1 = at;
             }
-            None => self.slots.push(Slot { id, number, next: NONE }),
+            entered += 1;
         }
-        let queue = &mut self.queues[length as usize];
-        if queue.0 == NONE {
-            *queue = (slot, slot);
-            self.lengths.insert(length);
-        } else {
-            self.slots[queue.1 as usize].next = slot;
-            queue.1 = slot;
-        }
-        self.open += 1;
+        self.free = free;
+        self.open += entered;
     }
 
-    /// Of a full ring of arrivals.
+    /// For so many more in the ring of arrivals.
     #[cold]
-    fn make_room(&mut self) {
+    fn make_room(&mut self, more: usize) {
         self.arrivals.skip();
-        if !self.arrivals.is_full() {
-            return;
-        }
-        if self.open > self.arrivals.lengths.len() / 2 {
-            self.arrivals.grow();
-        } else {
-            self.arrivals.close_gaps(&mut self.slots);
+        while !self.arrivals.fits(more) {
+            if self.open + more > self.arrivals.lengths.len() / 2 {
+                self.arrivals.grow();
+            } else {
+                self.arrivals.close_gaps(&mut self.slots);
+            }
         }
     }
 
@@ -217,10 +225,10 @@ impl Window {
     }
 
     /// Takes the oldest sample of length `first`, which there must be, and then again and again the oldest of the longest
-    /// that fit into the `room` that is left, until there are `most`. They are put into `taken`, to be sorted into the order
-    /// of their arrival and shown to [`Self::id`].
-    #[inline(always)]
-    pub fn take(&mut self, first: u32, mut room: u32, most: usize, taken: &mut Vec<u64>) {
+    /// that fit into the `room` that is left, until there are `most`. Puts them into `taken`.
+    #[inline(never)]
+    pub fn take(&mut self, first: u32, mut room: u32, most: usize, taken: &mut Taken) {
+        taken.0.clear();
         // Slices, so that the loop need not ask the vectors for their memory again after each write.
         let (slots, queues) = (self.slots.as_mut_slice(), self.queues.as_mut_slice());
         let (open, mask) = (self.arrivals.open.as_mut_slice(), self.arrivals.lengths.len() - 1);
@@ -238,10 +246,9 @@ impl Window {
             slot.next = self.free;
             self.free = at;
             open[(number as usize & mask) / 64] &= !(1 << (number % 64));
-            // Numbers since the oldest are fewer than 2³² apart, so their distance from it orders them.
-            taken.push(u64::from(number.wrapping_sub(since)) << 32 | u64::from(at));
+            taken.0.push((number.wrapping_sub(since), at));
             room -= length;
-            if taken.len() == most {
+            if taken.0.len() == most {
                 break;
             }
             match lengths.largest_up_to(room) {
@@ -249,33 +256,71 @@ impl Window {
                 None => break,
             }
         }
-        self.open -= taken.len();
+        self.open -= taken.0.len();
     }
 
-    /// Id of a sample that was taken after the last `insert`.
+    /// Ids of samples that were taken after the last `insert`, in order of their arrival.
     #[inline(always)]
-    pub fn id(&self, taken: u64) -> u64 {
-        self.slots[taken as u32 as usize].id
+    pub fn ids(&self, taken: &mut Taken, give: impl FnMut(&[u64])) {
+        match taken.0.len() {
+            0..=8 => self.few_ids::<8>(taken, give),
+            9..=16 => self.few_ids::<16>(taken, give),
+            17..=32 => self.few_ids::<32>(taken, give),
+            _ => self.many_ids(taken, give),
+        }
+    }
+
+    /// Each goes to the place that the number of earlier ones gives: no branch to be foreseen, and vectors compare.
+    #[inline(always)]
+    fn few_ids<const MOST: usize>(&self, Taken(taken): &Taken, mut give: impl FnMut(&[u64])) {
+        let (mut numbers, mut places, mut ids) = ([u32::MAX; MOST], [0_u32; MOST], [0; MOST]);
+        for (place, (number, _)) in numbers.iter_mut().zip(taken) {
+            *place = *number;
+        }
+        for (earlier, _) in taken {
+            for (place, number) in places.iter_mut().zip(&numbers) {
+                *place += u32::from(earlier < number);
+            }
+        }
+        for ((_, slot), place) in taken.iter().zip(places) {
+            ids[place as usize % MOST] = self.slots[*slot as usize].id;
+        }
+        give(&ids[..taken.len().min(MOST)]);
+    }
+
+    #[cold]
+    fn many_ids(&self, Taken(taken): &mut Taken, mut give: impl FnMut(&[u64])) {
+        taken.sort_unstable();
+        let ids: Vec<u64> = taken.iter().map(|(_, slot)| self.slots[*slot as usize].id).collect();
+        give(&ids);
     }
 }
+
+/// Samples of a bin: numbers of arrival, counted from the oldest that was open, and slots. Kept for its memory.
+#[derive(Default)]
+pub struct Taken(Vec<(u32, u32)>);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use ovhost_sdk::Rng;
 
+    fn insert(window: &mut Window, id: u64, length: u32) {
+        window.insert(&[Item { id, length, patches: 0 }], |id| panic!("{id} is too long"));
+    }
+
     fn take(window: &mut Window, length: u32, room: u32, most: usize) -> Vec<u64> {
-        let mut taken = Vec::new();
+        let (mut taken, mut ids) = (Taken::default(), Vec::new());
         window.take(length, room, most, &mut taken);
-        taken.sort_unstable();
-        taken.iter().map(|&taken| window.id(taken)).collect()
+        window.ids(&mut taken, |given| ids.extend_from_slice(given));
+        ids
     }
 
     #[test]
     fn equal_lengths_leave_in_order_of_arrival() {
         let mut window = Window::new(10);
         for (id, length) in [(7, 3), (8, 5), (9, 3), (6, 3)] {
-            window.insert(id, length);
+            insert(&mut window, id, length);
         }
         assert_eq!((window.oldest(), window.longest(), window.len()), (Some(3), Some(5), 4));
         assert_eq!(take(&mut window, 3, 10, 9), [7, 8]);
@@ -286,11 +331,24 @@ mod tests {
     }
 
     #[test]
+    fn bins_of_any_size_are_in_order_of_arrival() {
+        for size in 1..=40 {
+            let mut window = Window::new(40 * 41);
+            // The last to come is the first to be taken.
+            (1..=size).for_each(|i| insert(&mut window, i.into(), i));
+            assert_eq!(
+                take(&mut window, size, size * (size + 1) / 2, 99),
+                (1..=size).map(u64::from).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
     fn slots_are_used_again_and_a_straggler_stays_the_oldest() {
         let mut window = Window::new(10);
-        window.insert(0, 1);
+        insert(&mut window, 0, 1);
         for id in 1..1000 {
-            window.insert(id, 2 + (id % 3) as u32);
+            insert(&mut window, id, 2 + (id % 3) as u32);
             let longest = window.longest().unwrap();
             assert_eq!(take(&mut window, longest, longest, 1), [id]);
             assert_eq!(window.oldest(), Some(1));
@@ -299,7 +357,7 @@ mod tests {
         assert_eq!(window.items().map(|item| item.id).collect::<Vec<_>>(), [0]);
         assert_eq!(take(&mut window, 1, 10, 9), [0]);
         assert_eq!(window.oldest(), None);
-        window.insert(5, 4);
+        insert(&mut window, 5, 4);
         assert_eq!(window.oldest(), Some(4));
         assert_eq!(window.items().map(|item| item.id).collect::<Vec<_>>(), [5]);
     }
@@ -310,7 +368,7 @@ mod tests {
         let mut most = 0;
         for id in 0..60_000 {
             let length = if rng.below(50) == 0 { 1 } else { 2 + rng.below(998) as u32 };
-            window.insert(id, length);
+            insert(&mut window, id, length);
             list.push((id, length));
             let keep = if id / 10_000 % 2 == 0 { 700 } else { 90 };
             while list.len() > keep {

@@ -43,6 +43,9 @@ pub struct Args {
     /// Folder of the shards
     #[arg(long, value_parser = ovhost_store::output_path)]
     out: PathBuf,
+    /// Configuration of a parquet folder to read: of the configs in its README.md, else a folder in it
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
     /// Split of a parquet folder to read, where it has several
     #[arg(long, value_name = "NAME")]
     input_split: Option<String>,
@@ -110,7 +113,7 @@ pub struct Args {
 
 fn input(args: &Args) -> Result<Input> {
     let (Some(labels), Some(names)) = (&args.labels, &args.class_names) else {
-        return Ok(Input::find(&args.input, args.input_split.as_deref())?);
+        return Ok(Input::find(&args.input, args.config.as_deref(), args.input_split.as_deref())?);
     };
     let text = fs::read_to_string(names).with_context(|| format!("reading the class names {}", names.display()))?;
     let class_names: Vec<String> = text.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect();

@@ -124,7 +124,7 @@ fn metadata_that_contradicts_itself_is_refused() {
 
 #[test]
 fn fields_are_mapped_as_dataset_yaml_says() {
-    let map = |yaml: &str| FieldMap::of(&crate::shards::yaml::parse(yaml).unwrap(), Path::new("dataset.yaml"));
+    let map = |yaml: &str| FieldMap::of(&ovhost_yaml::parse(yaml).unwrap(), Path::new("dataset.yaml"));
     let raw = || RawSample {
         key: "k".into(),
         parts: vec![

@@ -1,4 +1,5 @@
-//! YAML text → a JSON value: the metadata of Megatron-Energon is YAML, everything else here is JSON.
+//! YAML text → a JSON value: the metadata of Megatron-Energon and of Hugging Face's data sets is YAML, everything else here is
+//! JSON.
 //!
 //! Bounded, because metadata comes with data that others made: nesting, and what aliases expand to.
 

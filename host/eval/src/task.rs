@@ -309,6 +309,9 @@ impl Task {
         let context = || format!("task file {file}");
         let plain: Task = serde_json::from_value(value.clone()).with_context(context)?;
         check_name(&plain.name, file)?;
+        if let Some(submission) = &plain.submission {
+            check_name(&submission.file, file)?;
+        }
         for named in plain.changes.keys() {
             ensure!(
                 plain.profiles.contains(named),
@@ -334,6 +337,9 @@ impl Task {
             used.config.entry("profile").or_insert_with(|| Value::String(chosen.clone()));
         }
         task.profiles = vec![chosen];
+        if let Some(submission) = &task.submission {
+            check_name(&submission.file, file)?;
+        }
         Ok(task)
     }
 
@@ -360,7 +366,7 @@ fn check_name(name: &str, file: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     ensure!(
         !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed),
-        "task file {file}: name {name:?} is not allowed; letters, digits, _, - and . are, and no dot at the front"
+        "task file {file}: the name {name:?} is not allowed; letters, digits, _, - and . are, and no dot at the front"
     );
     Ok(())
 }
@@ -538,6 +544,7 @@ data.split = "dev"
             ("[profile.old]", "[profile.odd]", "odd"),
             ("name = \"colours\"", "name = \"../colours\"", "../colours"),
             ("generation.stop_strings", "generation.stops", "stops"),
+            ("[profile.old]", "[submission]\nfile = \"../x.json\"\ncolumns = []\n[profile.old]", "../x.json"),
         ] {
             let error = format!("{:#}", task(&TASK.replace(from, to), Some("old")).unwrap_err());
             assert!(error.contains(names) && error.contains("colours.toml"), "{names}: {error}");

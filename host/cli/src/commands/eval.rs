@@ -229,7 +229,12 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         eprintln!("interrupted while answers were judged; the same command goes on");
         return Ok(console::interrupted());
     }
-    let run = json!({"seconds": started.elapsed().as_secs_f64(), "model": args.model, "data_root": args.data_root});
+    let held = |of: fn(&Answer) -> usize| answers.values().flat_map(|t| t.values()).map(of).sum::<usize>();
+    let run = json!({
+        "seconds": started.elapsed().as_secs_f64(), "model": args.model, "data_root": args.data_root,
+        "device": device.map(|d| format!("{d:?}")), "batch_size": args.batch_size,
+        "prompt_tokens": held(|a| a.prompt_tokens), "answer_tokens": held(|a| a.answer_tokens),
+    });
     ovhost_eval::results::write_whole(&args.out.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
     print(&results, &args.out, args.tasks.is_empty());
     Ok(if results.complete() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
@@ -317,10 +322,16 @@ fn given(
     let hash = hex(Sha256::digest(text));
     let (subjects, found) = setup.given(args, said)?;
     let common = map(json!({"model": format!("answers {hash}"), "model_name": whole.model_name}));
-    let (mut opened, _) = session::open(&args.out, &common, &subjects)?;
+    let (mut opened, held) = session::open(&args.out, &common, &subjects)?;
     let mut answers = ovhost_eval::Answers::new();
     for answer in found {
-        opened.append(&answer)?;
+        let known = held.get(&answer.task).and_then(|t| t.get(&answer.doc_id));
+        // The same file once more adds nothing.
+        if known.is_none_or(|k| {
+            (&k.prediction, &k.doc_hash, &k.error) != (&answer.prediction, &answer.doc_hash, &answer.error)
+        }) {
+            opened.append(&answer)?;
+        }
         answers.entry(answer.task.clone()).or_default().insert(answer.doc_id, answer);
     }
     opened.sync()?;

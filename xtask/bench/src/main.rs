@@ -14,6 +14,8 @@ mod pipeline;
 mod process;
 mod python;
 mod pytorch;
+mod saved_answers;
+mod scoring;
 mod train_step;
 
 use std::time::Instant;
@@ -32,6 +34,7 @@ const ALL: [Bench; 11] = [
     ("images", images::run),
     ("data", data::run),
     ("memory", memory::run),
+    ("scoring", scoring::run),
     ("train", train_step::run),
     ("generate", generate::run),
     ("pytorch", pytorch::run),

@@ -72,6 +72,7 @@ pub mod columns;
 pub mod config;
 pub mod ctx;
 mod export;
+mod fields;
 pub mod filter;
 pub mod log;
 pub mod metric;

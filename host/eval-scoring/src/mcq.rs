@@ -71,6 +71,12 @@ pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
     if stripped.is_empty() {
         return None;
     }
+    // What most answers are. Nothing but "start" and "end" is surer than a letter's own place, and both are there.
+    if let [letter] = stripped.as_bytes()
+        && choices.contains(&char::from(*letter))
+    {
+        return Some(char::from(*letter));
+    }
     let mut padded: Vec<char> = vec![' '];
     padded.extend(text::strip_each(stripped, &PUNCTUATION).chars());
     padded.push(' ');
@@ -95,11 +101,14 @@ pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
         }
     }
     // Lower case can be longer than the text; the position is used as it is, as the reference does.
-    let lowered: Vec<char> = text::lower(&padded.iter().collect::<String>()).chars().collect();
+    let lowered = text::lower(&padded.iter().collect::<String>());
     for phrase in PHRASES {
-        let phrase: Vec<char> = phrase.chars().collect();
-        let Some(found) = lowered.windows(phrase.len()).position(|window| window == phrase) else { continue };
-        let from = (found + phrase.len()).min(padded.len());
+        // Texts are mostly shorter than a phrase, or hold none; only then are characters counted.
+        if lowered.len() < phrase.len() {
+            continue;
+        }
+        let Some(found) = lowered.find(phrase) else { continue };
+        let from = (text::len(&lowered[..found]) + text::len(phrase)).min(padded.len());
         for &letter in choices {
             if let Some(at) = padded[from..].iter().position(|&c| c == letter) {
                 offer(Kind::Phrase, from + at, letter);

@@ -1,5 +1,7 @@
 //! MME-RealWorld: a letter A to E.
 
+use std::borrow::Cow;
+
 use crate::python::text;
 
 /// What is deleted wherever it stands, in this order.
@@ -21,7 +23,13 @@ pub const SUBTASKS: [&str; 5] =
 /// The first capital A to E anywhere; without one, the option that the text is a part of, so that an empty answer is "A".
 /// "" where there is none.
 pub fn parse(answer: &str) -> String {
-    let rest = PREFIXES.iter().fold(text::strip(answer).to_owned(), |rest, prefix| rest.replace(prefix, ""));
+    let mut rest = Cow::Borrowed(text::strip(answer));
+    for prefix in PREFIXES {
+        // Most answers are shorter than any of them.
+        if rest.len() >= prefix.len() && rest.contains(prefix) {
+            rest = rest.replace(prefix, "").into();
+        }
+    }
     if let Some(letter) = rest.chars().find(|c| ('A'..='E').contains(c)) {
         return letter.into();
     }
@@ -35,7 +43,11 @@ pub fn parse(answer: &str) -> String {
 
 /// "Perception" or "Reasoning".
 pub fn kind(category: &str) -> &'static str {
-    if text::lower(category).contains("perception") { "Perception" } else { "Reasoning" }
+    if category.contains("Perception") || text::lower(category).contains("perception") {
+        "Perception"
+    } else {
+        "Reasoning"
+    }
 }
 
 /// The last part of `category`.
@@ -45,5 +57,5 @@ pub fn subtask(category: &str) -> &str {
 
 /// Whether the gold answer is within what was read, whatever the case.
 pub fn is_right(parsed: &str, gold: &str) -> bool {
-    text::lower(parsed).contains(&text::lower(gold))
+    parsed == gold || text::lower(parsed).contains(&text::lower(gold))
 }

@@ -1,8 +1,8 @@
 //! What all entries have in common: a record and an answer in, a row of the state out, values at the end.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use ovhost_eval_scoring::python::text;
 use ovhost_sdk::prelude::*;
 
 use crate::rows::{self, Row as Kept, Spec, State};
@@ -50,6 +50,12 @@ pub trait Task: 'static {
     const SUMMARY: &'static str;
     /// Whether every answer is judged.
     const JUDGED: bool = false;
+
+    /// The record's fields that are read, with or without a judge: of others nothing is made. `None`: all.
+    fn fields(setup: &Setup) -> Option<&'static [&'static str]> {
+        let _ = setup;
+        None
+    }
 
     /// The values.
     fn specs() -> Vec<Spec>;
@@ -110,11 +116,13 @@ impl<T: Task> Plugin for Entry<T> {
 }
 
 impl<T: Task> Entry<T> {
-    fn parts<'a>(&self, row: &'a Row) -> Result<(&'a Json, String), String> {
+    fn parts<'a>(&self, row: &'a Row) -> Result<(Cow<'a, Json>, Cow<'a, str>), String> {
         let prediction = row.str("prediction").ok_or("the row has no prediction")?;
-        let record = row.json("record")?.ok_or("the row has no record")?;
-        let answer = self.setup.without_tags(T::filter(&self.setup, prediction));
-        Ok((record, text::strip(&answer).to_owned()))
+        let record = match T::fields(&self.setup) {
+            Some(fields) => row.json_fields("record", fields)?.map(Cow::Owned),
+            None => row.json("record")?.map(Cow::Borrowed),
+        };
+        Ok((record.ok_or("the row has no record")?, self.setup.without_tags(T::filter(&self.setup, prediction))))
     }
 
     fn keep(ctx: &mut RowCtx, outcome: Outcome, state: &mut State) {
@@ -142,7 +150,7 @@ impl<T: Task> Metric for Entry<T> {
 
     fn score(&self, ctx: &mut RowCtx, row: &Row, state: &mut State) -> Result<Judge, String> {
         let (record, answer) = self.parts(row)?;
-        Ok(match T::score(&self.setup, record, &answer)? {
+        Ok(match T::score(&self.setup, &record, &answer)? {
             Step::Done(outcome) => {
                 Self::keep(ctx, outcome, state);
                 Judge::NotNeeded
@@ -154,7 +162,7 @@ impl<T: Task> Metric for Entry<T> {
     fn judged(&self, ctx: &mut RowCtx, row: &Row, state: &mut State) -> Result<(), String> {
         let (record, answer) = self.parts(row)?;
         let reply = row.str("judgement").ok_or("the row has no judgement")?;
-        Self::keep(ctx, T::judged(&self.setup, record, &answer, reply)?, state);
+        Self::keep(ctx, T::judged(&self.setup, &record, &answer, reply)?, state);
         Ok(())
     }
 
@@ -165,7 +173,7 @@ impl<T: Task> Metric for Entry<T> {
     fn finalize(&self, state: &State) -> Vec<MetricValue> {
         let rows = state.settled();
         let value = |spec: &Spec| {
-            let covered: Vec<&Kept> = rows.iter().filter(|row| spec.covers(row)).collect();
+            let covered: Vec<&Kept> = rows.iter().map(|row| &**row).filter(|row| spec.covers(row)).collect();
             let none = (f64::NAN, None);
             let (value, stderr) = if covered.is_empty() { none } else { T::value(&self.setup, spec, &covered) };
             MetricValue { name: spec.name.clone(), value, count: covered.len() as u64, stderr }

@@ -16,6 +16,10 @@ impl Task for Ai2d {
     const NAME: &'static str = "ai2d";
     const SUMMARY: &'static str = "AI2D: the option's letter.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["options", "answer"])
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("exact_match", 1.0)]
     }

@@ -14,6 +14,10 @@ impl Task for ChartQa {
     const NAME: &'static str = "chartqa";
     const SUMMARY: &'static str = "ChartQA: relaxed accuracy, by split.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["answer", "type"])
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("relaxed_overall", 1.0);
         let of = |split: &str| Spec { name: format!("relaxed_{split}_split"), ..all.category(split) };

@@ -16,6 +16,10 @@ impl Task for DocVqa {
     const NAME: &'static str = "docvqa";
     const SUMMARY: &'static str = "DocVQA: ANLS.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["answers", "docId"])
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("anls", 1.0)]
     }

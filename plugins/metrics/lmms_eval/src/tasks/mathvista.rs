@@ -27,6 +27,10 @@ impl Task for MathVista {
     const NAME: &'static str = "mathvista";
     const SUMMARY: &'static str = "MathVista: a value extracted (by a judge where need be) and compared.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["question_type", "answer_type", "choices", "precision", "answer", "query", "question"])
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("llm_as_judge_eval", 100.0)]
     }

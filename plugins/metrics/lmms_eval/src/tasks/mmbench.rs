@@ -69,6 +69,10 @@ impl Task for MmBench {
     const NAME: &'static str = "mmbench";
     const SUMMARY: &'static str = "MMBench: the circular score, by category.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["A", "B", "C", "D", "E", "answer", "index", "category", "L2-category", "question"])
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("gpt_eval_score", 100.0);
         let categories = CATEGORIES.iter().map(|category| all.category(category));

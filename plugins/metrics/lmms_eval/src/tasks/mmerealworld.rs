@@ -16,6 +16,10 @@ impl Task for MmeRealWorld {
     const NAME: &'static str = "mmerealworld";
     const SUMMARY: &'static str = "MME-RealWorld: letters A to E, by task and subtask.";
 
+    fn fields(setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(if setup.mended() { &["answer", "category", "multi-choice options"] } else { &["answer", "category"] })
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("mme_realworld_score", 1.0);
         let kinds = ["Perception", "Reasoning"].map(|kind| all.group(kind));

@@ -18,6 +18,10 @@ impl Task for Mmmu {
     const NAME: &'static str = "mmmu";
     const SUMMARY: &'static str = "MMMU: letters and open answers, by domain and subject.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["id", "question_type", "options", "answer"])
+    }
+
     fn specs() -> Vec<Spec> {
         specs()
     }
@@ -37,6 +41,10 @@ impl Task for Mmmu {
 impl Task for MmmuPro {
     const NAME: &'static str = "mmmu_pro";
     const SUMMARY: &'static str = "MMMU-Pro: letters A to J, by domain and subject.";
+
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["subject", "question_type", "options", "answer"])
+    }
 
     fn specs() -> Vec<Spec> {
         specs()

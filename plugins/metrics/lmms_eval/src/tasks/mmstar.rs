@@ -17,6 +17,10 @@ impl Task for MmStar {
     const SUMMARY: &'static str =
         "MMStar: the mean over the 18 categories of the second level, and over those of each first one.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["answer", "category", "l2_category"])
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("average", 1.0);
         let of = |category: &&str| Spec { name: (*category).into(), ..all.category(category) };

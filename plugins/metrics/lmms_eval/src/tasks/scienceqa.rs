@@ -16,6 +16,10 @@ impl Task for ScienceQa {
     const NAME: &'static str = "scienceqa";
     const SUMMARY: &'static str = "ScienceQA: the option's letter.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["choices", "answer"])
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("exact_match", 1.0)]
     }

@@ -16,6 +16,10 @@ impl Task for VStar {
     const NAME: &'static str = "vstar";
     const SUMMARY: &'static str = "V*: letters A to D, by category.";
 
+    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
+        Some(&["label", "category"])
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("vstar_overall_acc", 100.0);
         let of = |category: &str| Spec { name: format!("vstar_{category}_acc"), ..all.category(category) };

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use crate::bindings::ovhost::plugin::types::{Batch, ColumnData, RaggedU8};
 use crate::columns::{ColumnType, Need};
+use crate::fields::Fields;
 use crate::text::ascii_prefix;
 
 /// One checked column.
@@ -253,15 +254,17 @@ impl<'a> Row<'a> {
             .map_err(Clone::clone)
     }
 
-    /// As [`Self::json`], of an object only these fields: the others are checked to be JSON and left out, which is most of the
-    /// time saved where a record has long texts that nobody reads. Nothing is kept for the next call. What is no object comes
-    /// whole.
+    /// Some fields of the object in a `utf8` column, which costs a part of [`Self::json`] where a record has long texts that
+    /// nobody reads.
     ///
     /// # Errors
-    /// As of [`Self::json`].
-    pub fn json_fields(&self, column: &str, fields: &[&str]) -> Result<Option<Json>, String> {
+    /// As of [`Fields::parse`]; the message names the column.
+    pub fn fields<'n>(&self, column: &str, names: &'n [&'n str]) -> Result<Option<Fields<'n>>, String>
+    where
+        'a: 'n,
+    {
         let Some(text) = self.str(column) else { return Ok(None) };
-        crate::fields::parse(text, fields).map(Some).map_err(|e| format!("column `{column}` is not JSON: {e}"))
+        Fields::parse(text, names).map(Some).map_err(|e| format!("column `{column}` is not JSON: {e}"))
     }
 }
 

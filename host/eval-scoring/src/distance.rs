@@ -41,13 +41,17 @@ fn normal(text: &str) -> String {
         return text::split(&text::lower(text)).collect::<Vec<_>>().join(" ");
     }
     let mut normal = String::with_capacity(text.len());
-    for word in text.split(|c| text::is_space(c)) {
-        if !(word.is_empty() || normal.is_empty()) {
+    let mut space = false;
+    for c in text.bytes().map(char::from) {
+        if text::is_space(c) {
+            space = !normal.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut space) {
             normal.push(' ');
         }
-        normal.push_str(word);
+        normal.push(c.to_ascii_lowercase());
     }
-    normal.make_ascii_lowercase();
     normal
 }
 

@@ -15,7 +15,11 @@ pub const DEFAULT_PAIRS: [(&str, &str); 2] = [("<think>", "</think>"), ("<analys
 pub fn strip_reasoning<'a, 't>(answer: &'a str, pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> Cow<'a, str> {
     // Every step takes out a closing tag; most answers have none.
     let mut pairs = pairs.into_iter().filter(|(open, close)| !open.is_empty() && !close.is_empty());
-    let Some(first) = pairs.find(|(_, close)| answer.contains(close)) else { return text::strip(answer).into() };
+    // Looking for one byte is much cheaper than for several.
+    let may_hold = |tag: &str| tag.bytes().next().is_some_and(|first| answer.as_bytes().contains(&first));
+    let Some(first) = pairs.find(|(_, close)| may_hold(close) && answer.contains(close)) else {
+        return text::strip(answer).into();
+    };
     let mut rest = answer.to_owned();
     for (open, close) in std::iter::once(first).chain(pairs) {
         while let Some(start) = rest.find(open) {

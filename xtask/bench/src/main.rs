@@ -25,7 +25,7 @@ use anyhow::{Result, bail, ensure};
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 11] = [
+const ALL: [Bench; 12] = [
     ("packing", packing::run),
     ("filter", filter::run),
     ("boundary", boundary::run),

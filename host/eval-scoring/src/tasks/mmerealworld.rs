@@ -24,11 +24,9 @@ pub const SUBTASKS: [&str; 5] =
 /// "" where there is none.
 pub fn parse(answer: &str) -> String {
     let mut rest = Cow::Borrowed(text::strip(answer));
-    for prefix in PREFIXES {
-        // Most answers are shorter than any of them.
-        if rest.len() >= prefix.len() && rest.contains(prefix) {
-            rest = rest.replace(prefix, "").into();
-        }
+    // Each of them holds one of these.
+    if rest.as_bytes().windows(5).any(|part| part == b"nswer" || part == b"ption") {
+        rest = PREFIXES.iter().fold(rest.into_owned(), |rest, prefix| rest.replace(prefix, "")).into();
     }
     if let Some(letter) = rest.chars().find(|c| ('A'..='E').contains(c)) {
         return letter.into();
@@ -43,11 +41,12 @@ pub fn parse(answer: &str) -> String {
 
 /// "Perception" or "Reasoning".
 pub fn kind(category: &str) -> &'static str {
-    if category.contains("Perception") || text::lower(category).contains("perception") {
-        "Perception"
-    } else {
-        "Reasoning"
-    }
+    const NAME: &str = "perception";
+    let found = match category.is_ascii() {
+        true => category.as_bytes().windows(NAME.len()).any(|part| part.eq_ignore_ascii_case(NAME.as_bytes())),
+        false => text::lower(category).contains(NAME),
+    };
+    if found { "Perception" } else { "Reasoning" }
 }
 
 /// The last part of `category`.
@@ -57,5 +56,20 @@ pub fn subtask(category: &str) -> &str {
 
 /// Whether the gold answer is within what was read, whatever the case.
 pub fn is_right(parsed: &str, gold: &str) -> bool {
-    parsed == gold || text::lower(parsed).contains(&text::lower(gold))
+    if gold.len() == 1 && parsed.len() == 1 {
+        return parsed.eq_ignore_ascii_case(gold);
+    }
+    text::lower(parsed).contains(&text::lower(gold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_prefix_holds_what_is_looked_for_first() {
+        assert!(PREFIXES.iter().all(|prefix| prefix.contains("nswer") || prefix.contains("ption")));
+        assert_eq!(parse("The best answer is C"), "C");
+        assert_eq!(parse("Best option: (D)"), "D");
+    }
 }

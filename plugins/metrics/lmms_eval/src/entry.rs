@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
+use ovhost_eval_scoring::prompts;
 use ovhost_sdk::prelude::*;
 
 use crate::rows::{self, Row as Kept, Spec, State};
@@ -51,11 +52,8 @@ pub trait Task: 'static {
     /// Whether every answer is judged.
     const JUDGED: bool = false;
 
-    /// The record's fields that are read, with or without a judge: of others nothing is made. `None`: all.
-    fn fields(setup: &Setup) -> Option<&'static [&'static str]> {
-        let _ = setup;
-        None
-    }
+    /// The record's fields that are read; the others are not looked at.
+    fn fields(setup: &Setup) -> &'static [&'static str];
 
     /// The values.
     fn specs() -> Vec<Spec>;
@@ -70,13 +68,13 @@ pub trait Task: 'static {
     ///
     /// # Errors
     /// The record is not the task's.
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String>;
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String>;
 
     /// Scores an answer with the judge's reply.
     ///
     /// # Errors
     /// The record is not the task's, or the reply says nothing.
-    fn judged(setup: &Setup, record: &Json, answer: &str, reply: &str) -> Result<Outcome, String> {
+    fn judged(setup: &Setup, record: &Fields<'_>, answer: &str, reply: &str) -> Result<Outcome, String> {
         let _ = (setup, record, answer, reply);
         Err("this task asks no judge".into())
     }
@@ -116,13 +114,10 @@ impl<T: Task> Plugin for Entry<T> {
 }
 
 impl<T: Task> Entry<T> {
-    fn parts<'a>(&self, row: &'a Row) -> Result<(Cow<'a, Json>, Cow<'a, str>), String> {
+    fn parts<'a>(&self, row: &'a Row) -> Result<(Fields<'a>, Cow<'a, str>), String> {
         let prediction = row.str("prediction").ok_or("the row has no prediction")?;
-        let record = match T::fields(&self.setup) {
-            Some(fields) => row.json_fields("record", fields)?.map(Cow::Owned),
-            None => row.json("record")?.map(Cow::Borrowed),
-        };
-        Ok((record.ok_or("the row has no record")?, self.setup.without_tags(T::filter(&self.setup, prediction))))
+        let record = row.fields("record", T::fields(&self.setup))?.ok_or("the row has no record")?;
+        Ok((record, self.setup.without_tags(T::filter(&self.setup, prediction))))
     }
 
     fn keep(ctx: &mut RowCtx, outcome: Outcome, state: &mut State) {
@@ -133,7 +128,7 @@ impl<T: Task> Entry<T> {
         let read = outcome.read.filter(|read| !read.is_empty());
         let unread = outcome.row.unread || read.is_none();
         if let Some(read) = read {
-            ctx.set(READ, read);
+            ctx.set(READ, read.as_str());
         }
         state.rows.push(Kept { ordinal: ctx.ordinal(), unread, ..outcome.row });
     }
@@ -189,15 +184,29 @@ impl<T: Task> Metric for Entry<T> {
 ///
 /// # Errors
 /// It is not there.
-pub fn field(record: &Json, key: &str) -> Result<String, String> {
-    match record.get(key) {
+pub fn field<'a>(record: &Fields<'a>, key: &str) -> Result<Cow<'a, str>, String> {
+    if let Some(text) = record.text(key)? {
+        return Ok(text);
+    }
+    match record.value(key)? {
         None | Some(Json::Null) => Err(format!("the record has no `{key}`")),
-        Some(Json::String(text)) => Ok(text.clone()),
-        Some(other) => Ok(other.to_string()),
+        Some(other) => Ok(other.to_string().into()),
     }
 }
 
 /// A field as text, "" without it.
-pub fn optional(record: &Json, key: &str) -> String {
+pub fn optional<'a>(record: &Fields<'a>, key: &str) -> Cow<'a, str> {
     field(record, key).unwrap_or_default()
+}
+
+/// A field that is a list, its items as texts.
+///
+/// # Errors
+/// It is not there, or no list.
+pub fn list(record: &Fields<'_>, key: &str) -> Result<Vec<String>, String> {
+    // A list of texts, as most are, is read as such.
+    match record.written(key).and_then(|written| serde_json::from_str(written).ok()) {
+        Some(texts) => Ok(texts),
+        None => prompts::list(&record.object()?, key),
+    }
 }

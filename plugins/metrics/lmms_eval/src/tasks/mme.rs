@@ -14,8 +14,8 @@ impl Task for Mme {
     const NAME: &'static str = "mme";
     const SUMMARY: &'static str = "MME: yes or no, scores of categories summed to perception and cognition.";
 
-    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
-        Some(&["answer", "category", "question_id"])
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answer", "category", "question_id"]
     }
 
     fn specs() -> Vec<Spec> {
@@ -25,9 +25,9 @@ impl Task for Mme {
         sums.into_iter().chain(PERCEPTION.iter().chain(&COGNITION).map(of)).collect()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let (gold, category) = (field(record, "answer")?, field(record, "category")?);
-        if !PERCEPTION.contains(&category.as_str()) && !COGNITION.contains(&category.as_str()) {
+        if !PERCEPTION.contains(&&*category) && !COGNITION.contains(&&*category) {
             return Err(format!("the category `{category}` is none of MME's"));
         }
         let read = if setup.mended() { mme::parse_words(answer) } else { mme::parse(answer) };

@@ -17,8 +17,8 @@ impl Task for MmStar {
     const SUMMARY: &'static str =
         "MMStar: the mean over the 18 categories of the second level, and over those of each first one.";
 
-    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
-        Some(&["answer", "category", "l2_category"])
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answer", "category", "l2_category"]
     }
 
     fn specs() -> Vec<Spec> {
@@ -27,7 +27,7 @@ impl Task for MmStar {
         std::iter::once(all.clone()).chain(CATEGORIES.iter().map(of)).collect()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let gold = field(record, "answer")?;
         let letter = match setup.config.profile {
             Profile::Fixed => read::letter(answer, &[""; 4]),

@@ -16,8 +16,8 @@ impl Task for VStar {
     const NAME: &'static str = "vstar";
     const SUMMARY: &'static str = "V*: letters A to D, by category.";
 
-    fn fields(_setup: &Setup) -> Option<&'static [&'static str]> {
-        Some(&["label", "category"])
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["label", "category"]
     }
 
     fn specs() -> Vec<Spec> {
@@ -26,7 +26,7 @@ impl Task for VStar {
         vec![all.clone(), of("direct_attributes"), of("relative_position")]
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let gold = text::upper(text::strip(&field(record, "label")?));
         let letter = if setup.mended() { read::letter(answer, &[""; 4]) } else { vstar::parse(answer) };
         let read = letter.map(String::from);

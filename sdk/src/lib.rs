@@ -72,6 +72,7 @@ pub mod columns;
 pub mod config;
 pub mod ctx;
 mod export;
+pub mod fields;
 pub mod filter;
 pub mod log;
 pub mod metric;
@@ -106,6 +107,7 @@ pub use export::private as __private;
 pub use columns::{ColumnType, Need, Value, Write};
 pub use config::{Assets, ConfigError, Findings};
 pub use ctx::{Rng, RowCtx, SetValue};
+pub use fields::Fields;
 pub use filter::{Filter, StatefulFilter, Verdict};
 pub use metric::{Judge, Metric, MetricInfo, MetricValue};
 pub use packer::{Item, Limits, Packer, Packing};
@@ -116,8 +118,8 @@ pub use rows::Row;
 /// What most plugins use, with the three derives that a configuration needs and `json!` for tests.
 pub mod prelude {
     pub use crate::{
-        Assets, ConfigError, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue, Mode,
-        Need, Packer, Packing, Part, Piece, Plugin, PluginError, Prompt, Rendered, Row, RowCtx, Segment,
+        Assets, ConfigError, Fields, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue,
+        Mode, Need, Packer, Packing, Part, Piece, Plugin, PluginError, Prompt, Rendered, Row, RowCtx, Segment,
         StatefulFilter, Verdict, Write, log, state,
     };
     pub use schemars::JsonSchema;

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use crate::bindings::ovhost::plugin::types::{Batch, ColumnData, RaggedU8};
 use crate::columns::{ColumnType, Need};
+use crate::fields::Fields;
 use crate::text::ascii_prefix;
 
 /// One checked column.
@@ -251,6 +252,19 @@ impl<'a> Row<'a> {
             .as_ref()
             .map(Some)
             .map_err(Clone::clone)
+    }
+
+    /// Some fields of the object in a `utf8` column, which costs a part of [`Self::json`] where a record has long texts that
+    /// nobody reads.
+    ///
+    /// # Errors
+    /// As of [`Fields::parse`]; the message names the column.
+    pub fn fields<'n>(&self, column: &str, names: &'n [&'n str]) -> Result<Option<Fields<'n>>, String>
+    where
+        'a: 'n,
+    {
+        let Some(text) = self.str(column) else { return Ok(None) };
+        Fields::parse(text, names).map(Some).map_err(|e| format!("column `{column}` is not JSON: {e}"))
     }
 }
 

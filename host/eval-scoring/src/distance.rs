@@ -5,10 +5,23 @@ use crate::python::text;
 
 /// Insertions, deletions and replacements of code points that make one text of the other (Levenshtein).
 pub fn levenshtein(one: &str, other: &str) -> usize {
+    if one.is_ascii() && other.is_ascii() {
+        return edits(one.as_bytes(), other.as_bytes());
+    }
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    edits(&one, &other)
+}
+
+fn edits<C: Copy + PartialEq>(one: &[C], other: &[C]) -> usize {
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
-    let same = short.iter().zip(&long).take_while(|(a, b)| a == b).count();
+    // What is the same at the ends costs nothing.
+    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
     let (short, long) = (&short[same..], &long[same..]);
+    let same = short.iter().rev().zip(long.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (short, long) = (&short[..short.len() - same], &long[..long.len() - same]);
+    if short.is_empty() {
+        return long.len();
+    }
     let mut row: Vec<usize> = (0..=short.len()).collect();
     for (i, &c) in long.iter().enumerate() {
         let mut corner = row[0];
@@ -22,6 +35,31 @@ pub fn levenshtein(one: &str, other: &str) -> usize {
     row[short.len()]
 }
 
+/// In lower case, with single spaces.
+fn normal(text: &str) -> String {
+    if !text.is_ascii() {
+        return text::split(&text::lower(text)).collect::<Vec<_>>().join(" ");
+    }
+    let mut normal = String::with_capacity(text.len());
+    let mut space = false;
+    for c in text.bytes().map(char::from) {
+        if text::is_space(c) {
+            space = !normal.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut space) {
+            normal.push(' ');
+        }
+        normal.push(c.to_ascii_lowercase());
+    }
+    normal
+}
+
+/// The length in capitals, which can be longer: "ß" is "SS".
+fn capitals(text: &str) -> usize {
+    if text.is_ascii() { text.len() } else { text::len(&text::upper(text)) }
+}
+
 /// Below this similarity an answer is worth nothing.
 pub const ANLS_THRESHOLD: f64 = 0.5;
 
@@ -31,10 +69,9 @@ pub const ANLS_THRESHOLD: f64 = 0.5;
 /// in capitals (which can be longer: "ß" is "SS"). That is the reference's way, and what published numbers mean. `None`
 /// without references.
 pub fn anls<'a>(references: impl IntoIterator<Item = &'a str>, answer: &str) -> Option<f64> {
-    let normal = |text: &str| text::split(&text::lower(text)).collect::<Vec<_>>().join(" ");
-    let (said, said_length) = (normal(answer), text::len(&text::upper(answer)));
+    let (said, said_length) = (normal(answer), capitals(answer));
     let worst_first = references.into_iter().map(|reference| {
-        let length = text::len(&text::upper(reference)).max(said_length);
+        let length = capitals(reference).max(said_length);
         if length == 0 { 0.0 } else { levenshtein(&normal(reference), &said) as f64 / length as f64 }
     });
     let least =

@@ -71,6 +71,12 @@ pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
     if stripped.is_empty() {
         return None;
     }
+    // What most answers are. Nothing but "start" and "end" is surer than a letter's own place, and both are there.
+    if let [letter] = stripped.as_bytes()
+        && choices.contains(&char::from(*letter))
+    {
+        return Some(char::from(*letter));
+    }
     let mut padded: Vec<char> = vec![' '];
     padded.extend(text::strip_each(stripped, &PUNCTUATION).chars());
     padded.push(' ');
@@ -81,25 +87,37 @@ pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
             best = Some((kind, at, letter));
         }
     };
-    let last = |pattern: &[char]| padded.windows(pattern.len()).rposition(|window| window == pattern);
-    for &letter in choices {
-        if let Some(at) = last(&['(', letter, ')']) {
-            offer(Kind::Parentheses, at, letter);
+    // The last place of each letter in each form, found in one go.
+    let mut places = vec![[None; 5]; choices.len()];
+    for (at, pair) in padded.windows(2).enumerate() {
+        let form = match pair[1] {
+            '.' => 1,
+            ':' => 2,
+            ')' => 3,
+            ' ' => 4,
+            _ => continue,
+        };
+        for (_, places) in choices.iter().zip(&mut places).filter(|(choice, _)| **choice == pair[0]) {
+            places[form] = Some(at);
+            if form == 3 && at > 0 && padded[at - 1] == '(' {
+                places[0] = Some(at - 1);
+            }
         }
     }
-    for (kind, mark) in [(Kind::Period, '.'), (Kind::Colon, ':'), (Kind::RightParenthesis, ')'), (Kind::Space, ' ')] {
-        for &letter in choices {
-            if let Some(at) = last(&[letter, mark]) {
+    for (form, kind) in
+        [Kind::Parentheses, Kind::Period, Kind::Colon, Kind::RightParenthesis, Kind::Space].into_iter().enumerate()
+    {
+        for (&letter, places) in choices.iter().zip(&places) {
+            if let Some(at) = places[form] {
                 offer(kind, at, letter);
             }
         }
     }
     // Lower case can be longer than the text; the position is used as it is, as the reference does.
-    let lowered: Vec<char> = text::lower(&padded.iter().collect::<String>()).chars().collect();
-    for phrase in PHRASES {
-        let phrase: Vec<char> = phrase.chars().collect();
-        let Some(found) = lowered.windows(phrase.len()).position(|window| window == phrase) else { continue };
-        let from = (found + phrase.len()).min(padded.len());
+    let lowered = text::lower(&padded.iter().collect::<String>());
+    for (phrase, found) in PHRASES.iter().zip(first_phrases(&lowered)) {
+        let Some(found) = found else { continue };
+        let from = (text::len(&lowered[..found]) + text::len(phrase)).min(padded.len());
         for &letter in choices {
             if let Some(at) = padded[from..].iter().position(|&c| c == letter) {
                 offer(Kind::Phrase, from + at, letter);
@@ -129,6 +147,26 @@ pub fn extract(answer: &str, choices: &[char]) -> Option<char> {
     best.map(|(.., letter)| letter)
 }
 
+/// Where each phrase first stands, in bytes. Those that end in "is", which are most, are looked for together.
+fn first_phrases(lowered: &str) -> [Option<usize>; PHRASES.len()] {
+    let mut first = [None; PHRASES.len()];
+    for (at, _) in lowered.as_bytes().windows(3).enumerate().filter(|(_, part)| *part == b" is") {
+        let so_far = &lowered[..at + 3];
+        for (phrase, first) in PHRASES.iter().zip(&mut first) {
+            if first.is_none() && so_far.ends_with(phrase) {
+                *first = Some(so_far.len() - phrase.len());
+            }
+        }
+    }
+    let (ascii, chooses) = (lowered.is_ascii(), lowered.as_bytes().windows(2).any(|part| part == b"i "));
+    for (phrase, first) in PHRASES.iter().zip(&mut first).filter(|(phrase, _)| !phrase.ends_with(" is")) {
+        if if phrase.is_ascii() { chooses } else { !ascii } {
+            *first = lowered.find(phrase);
+        }
+    }
+    first
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,5 +187,19 @@ mod tests {
             assert_eq!(extract(answer, &['A', 'B', 'C', 'D']), letter, "{answer}");
         }
         assert_eq!(extract("G.", &DEFAULT_CHOICES), Some('G'));
+    }
+
+    #[test]
+    fn phrases_are_found_where_each_first_stands() {
+        for text in [
+            "the answer is a, no, the best answer is b. my answer is this",
+            " is is answer is",
+            "i pick it; the answer: i choose",
+            "정답은 b, 답은 the choice is",
+            "i select 答案是 i select",
+            "",
+        ] {
+            assert_eq!(first_phrases(text), PHRASES.map(|phrase| text.find(phrase)), "{text}");
+        }
     }
 }

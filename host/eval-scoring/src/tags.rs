@@ -1,5 +1,7 @@
 //! Reasoning tags: what a model thinks aloud is taken out before an answer is read.
 
+use std::borrow::Cow;
+
 use serde_json::Value as Json;
 
 use crate::python::text;
@@ -10,9 +12,16 @@ pub const DEFAULT_PAIRS: [(&str, &str); 2] = [("<think>", "</think>"), ("<analys
 /// Takes out what stands between the tags of each pair, the first opening one to the next closing one, until a pair is no
 /// longer complete; where only closing tags are left (the prompt held the opening one), what follows the last stays. An
 /// unclosed tag stays. The ends are stripped.
-pub fn strip_reasoning<'a>(answer: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+pub fn strip_reasoning<'a, 't>(answer: &'a str, pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> Cow<'a, str> {
+    // Every step takes out a closing tag; most answers have none.
+    let mut pairs = pairs.into_iter().filter(|(open, close)| !open.is_empty() && !close.is_empty());
+    // Looking for one byte is much cheaper than for several.
+    let may_hold = |tag: &str| tag.bytes().next().is_some_and(|first| answer.as_bytes().contains(&first));
+    let Some(first) = pairs.find(|(_, close)| may_hold(close) && answer.contains(close)) else {
+        return text::strip(answer).into();
+    };
     let mut rest = answer.to_owned();
-    for (open, close) in pairs.into_iter().filter(|(open, close)| !open.is_empty() && !close.is_empty()) {
+    for (open, close) in std::iter::once(first).chain(pairs) {
         while let Some(start) = rest.find(open) {
             let Some(end) = rest[start..].find(close) else { break };
             rest.replace_range(start..start + end + close.len(), "");
@@ -23,7 +32,7 @@ pub fn strip_reasoning<'a>(answer: &str, pairs: impl IntoIterator<Item = (&'a st
             rest = rest.split_off(last + close.len());
         }
     }
-    text::strip(&rest).to_owned()
+    text::strip(&rest).to_owned().into()
 }
 
 /// The pairs that a run uses: a task's own setting before the command line's. "none", `false` and nothing at all turn it

@@ -40,7 +40,9 @@ pub fn make(submission: &Submission, answers: &[&Answer]) -> Result<Vec<u8>> {
 
 fn value(column: &SubmissionColumn, strip: bool, answer: &Answer, record: &Value) -> Result<Value> {
     let found = match column.from.as_str() {
-        "prediction" if strip => Value::String(tags::strip_reasoning(&answer.prediction, tags::DEFAULT_PAIRS)),
+        "prediction" if strip => {
+            Value::String(tags::strip_reasoning(&answer.prediction, tags::DEFAULT_PAIRS).into_owned())
+        }
         "prediction" => Value::String(answer.prediction.clone()),
         "key" => Value::String(answer.key.clone()),
         other => {

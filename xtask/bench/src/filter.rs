@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::{cpu_time, entry, median, verdict};
 
-const WORDS: [&str; 30] = [
+/// Common words.
+pub const WORDS: [&str; 30] = [
     "a", "the", "red", "bicycle", "leaning", "against", "old", "brick", "wall", "with", "painted", "door", "and",
     "two", "people", "walking", "past", "under", "bright", "sky", "near", "river", "bank", "where", "small", "boats",
     "wait", "for", "evening", "light",

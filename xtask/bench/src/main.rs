@@ -14,6 +14,8 @@ mod pipeline;
 mod process;
 mod python;
 mod pytorch;
+mod saved_answers;
+mod scoring;
 mod train_step;
 
 use std::time::Instant;
@@ -23,7 +25,7 @@ use anyhow::{Result, bail, ensure};
 /// A benchmark's name and what runs it.
 type Bench = (&'static str, fn() -> Result<()>);
 
-const ALL: [Bench; 11] = [
+const ALL: [Bench; 12] = [
     ("packing", packing::run),
     ("filter", filter::run),
     ("boundary", boundary::run),
@@ -32,6 +34,7 @@ const ALL: [Bench; 11] = [
     ("images", images::run),
     ("data", data::run),
     ("memory", memory::run),
+    ("scoring", scoring::run),
     ("train", train_step::run),
     ("generate", generate::run),
     ("pytorch", pytorch::run),

@@ -121,9 +121,10 @@ fn choice(extracted: &str, choices: &[String]) -> Result<String, String> {
     let bracketed = chars.windows(3).find(|w| w[0] == '(' && w[1].is_ascii_alphabetic() && w[2] == ')');
     let said = bracketed.map_or_else(|| chars.iter().collect::<String>(), |w| w[1].to_ascii_uppercase().to_string());
     let lettered = (0..choices.len()).find(|&i| said == text::letter(i).to_string());
+    let same = || choices.iter().position(|choice| *choice == said);
     let nearest =
         || choices.iter().enumerate().min_by_key(|(_, choice)| distance::levenshtein(&said, choice)).map(|(i, _)| i);
-    lettered.or_else(nearest).and_then(|i| choices.get(i)).cloned().ok_or_else(|| "no choices".into())
+    lettered.or_else(same).or_else(nearest).and_then(|i| choices.get(i)).cloned().ok_or_else(|| "no choices".into())
 }
 
 /// Whether a value is the gold one, as texts without white space at the ends.

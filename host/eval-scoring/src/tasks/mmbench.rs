@@ -29,14 +29,26 @@ pub fn option(answer: &str) -> Option<char> {
     if answer.contains("Failed to obtain answer via API") {
         return None;
     }
-    let words: Vec<&str> = text::split(answer).collect();
-    let only = |before: &str, after: &str| {
-        let mut found = ('A'..='E').filter(|letter| words.contains(&format!("{before}{letter}{after}").as_str()));
-        found.next().filter(|_| found.next().is_none())
-    };
+    // Which letters stand alone in each form, as bits.
+    let (mut plain, mut marked, mut words) = (0u8, [0u8; FORMS.len()], 0);
+    for word in text::split(answer) {
+        words += 1;
+        // A letter has at most a mark before and two after it.
+        if word.len() > 4 {
+            continue;
+        }
+        let Some(at) = word.bytes().take(2).position(|b| (b'A'..=b'E').contains(&b)) else { continue };
+        let (bit, marks) = (1 << (word.as_bytes()[at] - b'A'), (&word[..at], &word[at + 1..]));
+        match FORMS.iter().position(|form| *form == marks) {
+            Some(form) => marked[form] |= bit,
+            None if marks == ("", "") => plain |= bit,
+            None => {}
+        }
+    }
+    let only = |letters: &u8| (letters.count_ones() == 1).then(|| char::from(b'A' + letters.trailing_zeros() as u8));
     // In a sentence "A" may be an article.
-    let article = words.contains(&"A") && words.len() > 3;
-    only("", "").filter(|_| !article).or_else(|| FORMS.iter().find_map(|(before, after)| only(before, after)))
+    let article = plain & 1 != 0 && words > 3;
+    only(&plain).filter(|_| !article).or_else(|| marked.iter().find_map(only))
 }
 
 /// The letter of the one option whose text is in the answer, whatever the case.

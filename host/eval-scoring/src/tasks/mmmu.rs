@@ -2,6 +2,8 @@
 //!
 //! The rules are those of the benchmark's own evaluation (Yue et al., 2024) as the reference has them.
 
+use std::cell::OnceCell;
+
 use serde_json::Value as Json;
 
 use crate::python::{number, text};
@@ -26,32 +28,74 @@ enum Found {
 pub fn parse_choice<S: AsRef<str>>(answer: &str, options: &[S]) -> Choice {
     let padded = format!(" {} ", text::strip_each(answer, &[',', '.', '!', '?', ';', ':', '\'']));
     let letters: Vec<char> = (0..options.len()).map(text::letter).collect();
-    let holding = |form: fn(char) -> String| -> Vec<usize> {
-        (0..letters.len()).filter(|&i| padded.contains(&form(letters[i]))).collect()
-    };
-    let lowered = text::lower(&padded);
-    let mut found = Found::Brackets;
-    let mut candidates = holding(|letter| format!("({letter})"));
+    let lowered = OnceCell::new();
+    let lowered = || lowered.get_or_init(|| text::lower(&padded)).as_str();
+    // Where each letter last stands, found in one go: "(B)", "B ", "B." and " B ".
+    let forms = Forms::of(&padded, &letters);
+    let (mut found, mut candidates) = (Found::Brackets, forms.holding(|place| place.brackets));
     if candidates.is_empty() {
         found = Found::Letter;
-        candidates = holding(|letter| format!("{letter} "));
+        candidates = forms.holding(|place| place.before_space);
     }
     if candidates.is_empty() {
-        candidates = holding(|letter| format!("{letter}."));
+        candidates = forms.holding(|place| place.before_stop);
     }
     if candidates.is_empty() && text::split(&padded).count() > 5 {
         found = Found::Words;
-        let said = |&i: &usize| lowered.contains(&text::lower(options[i].as_ref()));
+        let said = |&i: &usize| lowered().contains(&text::lower(options[i].as_ref()));
         candidates = (0..options.len()).filter(said).collect();
     }
     // The last place wins, the first candidate among equals; a letter that is nowhere between spaces has none.
     let place = |i: usize| match found {
-        Found::Brackets => padded.rfind(&format!("({})", letters[i])),
-        Found::Letter => padded.rfind(&format!(" {} ", letters[i])),
-        Found::Words => lowered.rfind(&text::lower(options[i].as_ref())),
+        Found::Brackets => forms.0[i].brackets,
+        Found::Letter => forms.0[i].between_spaces,
+        Found::Words => lowered().rfind(&text::lower(options[i].as_ref())),
     };
     let best = candidates.iter().copied().reduce(|best, i| if place(i) > place(best) { i } else { best });
     best.map_or(Choice::Unread, |i| Choice::Letter(letters[i]))
+}
+
+/// Where a letter last stands in each form.
+#[derive(Clone, Default)]
+struct Places {
+    brackets: Option<usize>,
+    before_space: Option<usize>,
+    before_stop: Option<usize>,
+    between_spaces: Option<usize>,
+}
+
+/// The places of all letters.
+struct Forms(Vec<Places>);
+
+impl Forms {
+    fn of(padded: &str, letters: &[char]) -> Forms {
+        let mut places = vec![Places::default(); letters.len()];
+        let mut before = None;
+        let mut chars = padded.char_indices().peekable();
+        while let Some((at, c)) = chars.next() {
+            // Letters go on from A without a gap.
+            let index = (c as usize).wrapping_sub('A' as usize);
+            if let (Some(place), Some(&(_, after))) = (places.get_mut(index), chars.peek()) {
+                match after {
+                    ')' if before == Some('(') => place.brackets = Some(at),
+                    ' ' => {
+                        place.before_space = Some(at);
+                        if before == Some(' ') {
+                            place.between_spaces = Some(at);
+                        }
+                    }
+                    '.' => place.before_stop = Some(at),
+                    _ => {}
+                }
+            }
+            before = Some(c);
+        }
+        Forms(places)
+    }
+
+    fn holding(&self, form: fn(&Places) -> Option<usize>) -> Vec<usize> {
+        (0..self.0.len()).filter(|&i| form(&self.0[i]).is_some()).collect()
+    }
 }
 
 /// A candidate of an open answer, or a normalised reference.

@@ -57,7 +57,7 @@ pub fn answer(vector: &Vector, name: &str) -> Answer {
         "parse_reasoning_tags_config" => result(tags::configured(&doc["cli"], &doc["task"])),
         "strip_reasoning_tags" => {
             let pairs: Vec<[String; 2]> = serde_json::from_value(doc["tag_pairs"].clone()).unwrap_or_default();
-            value(tags::strip_reasoning(said, pairs.iter().map(|[open, close]| (open.as_str(), close.as_str()))))
+            value(&*tags::strip_reasoning(said, pairs.iter().map(|[open, close]| (open.as_str(), close.as_str()))))
         }
         "mean/mean_stderr" => {
             let scores = floats(&doc["scores"]);

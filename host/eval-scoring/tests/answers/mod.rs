@@ -119,7 +119,7 @@ fn pipeline(vector: &Vector, task: &str) -> Answer {
     let tagless = if doc.get("reasoning_tags").is_some_and(Json::is_null) {
         filtered.to_owned()
     } else {
-        tags::strip_reasoning(filtered, pairs.iter().map(|[open, close]| (open.as_str(), close.as_str())))
+        tags::strip_reasoning(filtered, pairs.iter().map(|[open, close]| (open.as_str(), close.as_str()))).into_owned()
     };
     let scored = ovhost_eval_scoring::python::text::strip(&tagless).to_owned();
     let Some(score) = scores::score(task, doc, &scored, vector.target()) else {

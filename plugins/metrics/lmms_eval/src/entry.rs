@@ -1,8 +1,9 @@
 //! What all entries have in common: a record and an answer in, a row of the state out, values at the end.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use ovhost_eval_scoring::python::text;
+use ovhost_eval_scoring::prompts;
 use ovhost_sdk::prelude::*;
 
 use crate::rows::{self, Row as Kept, Spec, State};
@@ -51,6 +52,9 @@ pub trait Task: 'static {
     /// Whether every answer is judged.
     const JUDGED: bool = false;
 
+    /// The record's fields that are read; the others are not looked at.
+    fn fields(setup: &Setup) -> &'static [&'static str];
+
     /// The values.
     fn specs() -> Vec<Spec>;
 
@@ -64,13 +68,13 @@ pub trait Task: 'static {
     ///
     /// # Errors
     /// The record is not the task's.
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String>;
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String>;
 
     /// Scores an answer with the judge's reply.
     ///
     /// # Errors
     /// The record is not the task's, or the reply says nothing.
-    fn judged(setup: &Setup, record: &Json, answer: &str, reply: &str) -> Result<Outcome, String> {
+    fn judged(setup: &Setup, record: &Fields<'_>, answer: &str, reply: &str) -> Result<Outcome, String> {
         let _ = (setup, record, answer, reply);
         Err("this task asks no judge".into())
     }
@@ -110,11 +114,10 @@ impl<T: Task> Plugin for Entry<T> {
 }
 
 impl<T: Task> Entry<T> {
-    fn parts<'a>(&self, row: &'a Row) -> Result<(&'a Json, String), String> {
+    fn parts<'a>(&self, row: &'a Row) -> Result<(Fields<'a>, Cow<'a, str>), String> {
         let prediction = row.str("prediction").ok_or("the row has no prediction")?;
-        let record = row.json("record")?.ok_or("the row has no record")?;
-        let answer = self.setup.without_tags(T::filter(&self.setup, prediction));
-        Ok((record, text::strip(&answer).to_owned()))
+        let record = row.fields("record", T::fields(&self.setup))?.ok_or("the row has no record")?;
+        Ok((record, self.setup.without_tags(T::filter(&self.setup, prediction))))
     }
 
     fn keep(ctx: &mut RowCtx, outcome: Outcome, state: &mut State) {
@@ -125,7 +128,7 @@ impl<T: Task> Entry<T> {
         let read = outcome.read.filter(|read| !read.is_empty());
         let unread = outcome.row.unread || read.is_none();
         if let Some(read) = read {
-            ctx.set(READ, read);
+            ctx.set(READ, read.as_str());
         }
         state.rows.push(Kept { ordinal: ctx.ordinal(), unread, ..outcome.row });
     }
@@ -142,7 +145,7 @@ impl<T: Task> Metric for Entry<T> {
 
     fn score(&self, ctx: &mut RowCtx, row: &Row, state: &mut State) -> Result<Judge, String> {
         let (record, answer) = self.parts(row)?;
-        Ok(match T::score(&self.setup, record, &answer)? {
+        Ok(match T::score(&self.setup, &record, &answer)? {
             Step::Done(outcome) => {
                 Self::keep(ctx, outcome, state);
                 Judge::NotNeeded
@@ -154,7 +157,7 @@ impl<T: Task> Metric for Entry<T> {
     fn judged(&self, ctx: &mut RowCtx, row: &Row, state: &mut State) -> Result<(), String> {
         let (record, answer) = self.parts(row)?;
         let reply = row.str("judgement").ok_or("the row has no judgement")?;
-        Self::keep(ctx, T::judged(&self.setup, record, &answer, reply)?, state);
+        Self::keep(ctx, T::judged(&self.setup, &record, &answer, reply)?, state);
         Ok(())
     }
 
@@ -165,7 +168,7 @@ impl<T: Task> Metric for Entry<T> {
     fn finalize(&self, state: &State) -> Vec<MetricValue> {
         let rows = state.settled();
         let value = |spec: &Spec| {
-            let covered: Vec<&Kept> = rows.iter().filter(|row| spec.covers(row)).collect();
+            let covered: Vec<&Kept> = rows.iter().map(|row| &**row).filter(|row| spec.covers(row)).collect();
             let none = (f64::NAN, None);
             let (value, stderr) = if covered.is_empty() { none } else { T::value(&self.setup, spec, &covered) };
             MetricValue { name: spec.name.clone(), value, count: covered.len() as u64, stderr }
@@ -181,15 +184,29 @@ impl<T: Task> Metric for Entry<T> {
 ///
 /// # Errors
 /// It is not there.
-pub fn field(record: &Json, key: &str) -> Result<String, String> {
-    match record.get(key) {
+pub fn field<'a>(record: &Fields<'a>, key: &str) -> Result<Cow<'a, str>, String> {
+    if let Some(text) = record.text(key)? {
+        return Ok(text);
+    }
+    match record.value(key)? {
         None | Some(Json::Null) => Err(format!("the record has no `{key}`")),
-        Some(Json::String(text)) => Ok(text.clone()),
-        Some(other) => Ok(other.to_string()),
+        Some(other) => Ok(other.to_string().into()),
     }
 }
 
 /// A field as text, "" without it.
-pub fn optional(record: &Json, key: &str) -> String {
+pub fn optional<'a>(record: &Fields<'a>, key: &str) -> Cow<'a, str> {
     field(record, key).unwrap_or_default()
+}
+
+/// A field that is a list, its items as texts.
+///
+/// # Errors
+/// It is not there, or no list.
+pub fn list(record: &Fields<'_>, key: &str) -> Result<Vec<String>, String> {
+    // A list of texts, as most are, is read as such.
+    match record.written(key).and_then(|written| serde_json::from_str(written).ok()) {
+        Some(texts) => Ok(texts),
+        None => prompts::list(&record.object()?, key),
+    }
 }

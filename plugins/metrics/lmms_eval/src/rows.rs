@@ -1,5 +1,7 @@
 //! What is kept of each scored row, and the means of them.
 
+use std::borrow::Cow;
+
 use ovhost_eval_scoring::python::random::Random;
 use ovhost_eval_scoring::stats;
 use ovhost_sdk::prelude::*;
@@ -41,18 +43,19 @@ pub struct State {
 
 impl State {
     /// The rows in the run's order, with the letters that Python draws after `random.seed(0)`.
-    pub fn settled(&self) -> Vec<Row> {
-        let mut rows = self.rows.clone();
-        let key = |row: &Row| (row.ordinal, row.item.clone(), row.category.clone(), row.score.to_bits());
-        rows.sort_by_cached_key(key);
-        let mut random = Random::new(0);
-        for row in &mut rows {
-            if let Some(draw) = &row.draw {
-                let letter = char::from_u32('A' as u32 + random.below(draw.letters)).unwrap_or('A');
-                row.score = f64::from(draw.gold.contains(letter));
-            }
+    pub fn settled<'a>(&'a self) -> Vec<Cow<'a, Row>> {
+        let mut rows: Vec<&Row> = self.rows.iter().collect();
+        fn key(row: &Row) -> (u64, &str, &str, u64) {
+            (row.ordinal, &row.item, &row.category, row.score.to_bits())
         }
-        rows
+        rows.sort_by(|a, b| key(a).cmp(&key(b)));
+        let mut random = Random::new(0);
+        let settle = |row: &'a Row| {
+            let Row { draw: Some(draw), .. } = row else { return Cow::Borrowed(row) };
+            let letter = char::from_u32('A' as u32 + random.below(draw.letters)).unwrap_or('A');
+            Cow::Owned(Row { score: f64::from(draw.gold.contains(letter)), ..row.clone() })
+        };
+        rows.into_iter().map(settle).collect()
     }
 }
 

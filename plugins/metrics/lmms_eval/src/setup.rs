@@ -1,5 +1,7 @@
 //! What a recipe may say, and what it comes to.
 
+use std::borrow::Cow;
+
 pub use ovhost_eval_scoring::profile::Profile;
 use ovhost_eval_scoring::tags;
 use ovhost_eval_scoring::texts::Texts;
@@ -77,11 +79,11 @@ impl Setup {
         self.config.profile == Profile::Fixed
     }
 
-    /// An answer without what was thought aloud.
-    pub fn without_tags(&self, answer: &str) -> String {
+    /// An answer without what was thought aloud, its ends stripped.
+    pub fn without_tags<'a>(&self, answer: &'a str) -> Cow<'a, str> {
         let pairs = self.config.reasoning_tags.iter().map(|[open, close]| (open.as_str(), close.as_str()));
         match self.config.profile {
-            Profile::Paper => ovhost_eval_scoring::python::text::strip(answer).to_owned(),
+            Profile::Paper => ovhost_eval_scoring::python::text::strip(answer).into(),
             Profile::Fixed | Profile::LmmsEval => tags::strip_reasoning(answer, pairs),
         }
     }

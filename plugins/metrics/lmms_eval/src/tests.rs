@@ -18,6 +18,15 @@ fn row(prediction: &str, record: &Json) -> Json {
     json!({ "prediction": prediction, "record": record.to_string() })
 }
 
+/// The record's fields as an entry sees them.
+fn fields<'a, T: Task>(setup: &Setup, text: &'a str) -> Fields<'a> {
+    Fields::parse(text, T::fields(setup)).unwrap()
+}
+
+fn score<T: Task>(setup: &Setup, text: &str, answer: &str) -> Step {
+    T::score(setup, &fields::<T>(setup, text), answer).unwrap()
+}
+
 fn run<T: Task>(profile: &str, answers: &[&str], record: &Json) -> (Vec<Json>, Vec<Json>, f64) {
     let mut metric = testing::metric::<Entry<T>>(json!({ "profile": profile })).unwrap();
     let rows: Vec<Json> = answers.iter().map(|answer| row(answer, record)).collect();
@@ -86,15 +95,17 @@ fn questions_of_mmbench_need_all_their_copies() {
 #[test]
 fn a_judge_that_finds_no_option_of_mmbench_says_so() {
     let record = json!({ "index": 1, "question": "Which?", "answer": "E", "A": "a cup", "B": "a dog", "C": "x1", "D": "x2", "E": "x3" });
+    let text = record.to_string();
     let setup = |profile| Setup { config: Config { profile, ..Config::default() }, texts: Default::default() };
-    let asked = |profile, answer: &str| match MmBench::score(&setup(profile), &record, answer).unwrap() {
+    let asked = |profile, answer: &str| match score::<MmBench>(&setup(profile), &text, answer) {
         Step::Ask(words) => words,
         Step::Done(outcome) => panic!("read as {:?}", outcome.read),
     };
     assert!(asked(Profile::Fixed, "I cannot tell").contains("reply with none."));
     assert!(asked(Profile::LmmsEval, "I cannot tell").contains("reply with E."));
     let judged = |profile, reply: &str| {
-        MmBench::judged(&setup(profile), &record, "I cannot tell", reply)
+        let setup = setup(profile);
+        MmBench::judged(&setup, &fields::<MmBench>(&setup, &text), "I cannot tell", reply)
             .map(|outcome| (outcome.read, outcome.row.score))
     };
     assert_eq!(judged(Profile::Fixed, " **None.**"), Ok((None, 0.0)), "which is unread, and wrong");
@@ -102,7 +113,7 @@ fn a_judge_that_finds_no_option_of_mmbench_says_so() {
     assert!(judged(Profile::Fixed, "who knows").is_err());
     // An article is no letter; a text within the answer is an option.
     assert!(asked(Profile::Fixed, "A big one").contains("Answer: A big one"));
-    let read = |profile, answer: &str| match MmBench::score(&setup(profile), &record, answer).unwrap() {
+    let read = |profile, answer: &str| match score::<MmBench>(&setup(profile), &text, answer) {
         Step::Done(outcome) => outcome.read,
         Step::Ask(_) => None,
     };
@@ -154,19 +165,25 @@ fn judges_are_asked_and_read() {
     assert_eq!(refused.errors().len(), 1);
     let setup = |profile| Setup { config: Config { profile, ..Config::default() }, texts: Default::default() };
     let judged = |profile, reply: &str| {
-        CharXivReasoning::judged(&setup(profile), &record, "x", reply).map(|outcome| outcome.row.score)
+        let (setup, text) = (setup(profile), record.to_string());
+        CharXivReasoning::judged(&setup, &fields::<CharXivReasoning>(&setup, &text), "x", reply)
+            .map(|outcome| outcome.row.score)
     };
     assert_eq!(judged(Profile::Fixed, r#"{"extract_answer": "x", "score": 1}"#), Ok(1.0));
     assert_eq!(judged(Profile::LmmsEval, r#"{"extract_answer": "x", "score": 1}"#), Ok(-1.0));
     assert!(judged(Profile::Fixed, "no JSON").is_err());
     let reply = r#"{"extract_answer_T1": "7", "score_T1": 1}"#;
-    let judged = CharXivDescriptive::judged(&setup(Profile::LmmsEval), &four, "7", reply).unwrap();
+    let (theirs, four) = (setup(Profile::LmmsEval), four.to_string());
+    let judged =
+        CharXivDescriptive::judged(&theirs, &fields::<CharXivDescriptive>(&theirs, &four), "7", reply).unwrap();
     assert_eq!((judged.row.score, judged.row.item.as_str()), (1.0, "f_8"));
     let question = json!({ "question_type": "multi_choice", "answer_type": "text", "choices": ["Yes", "No"], "answer": "No", "query": "Q" });
-    let step = |profile, answer| MathVista::score(&setup(profile), &question, answer).unwrap();
+    let question = question.to_string();
+    let step = |profile, answer| score::<MathVista>(&setup(profile), &question, answer);
     assert!(matches!(step(Profile::LmmsEval, "B"), Step::Ask(_)));
     assert!(matches!(step(Profile::Fixed, "B"), Step::Done(outcome) if outcome.row.score == 1.0));
-    let judged = MathVista::judged(&setup(Profile::Fixed), &question, "it is no", "(B) No").unwrap();
+    let fixed = setup(Profile::Fixed);
+    let judged = MathVista::judged(&fixed, &fields::<MathVista>(&fixed, &question), "it is no", "(B) No").unwrap();
     assert_eq!((judged.row.score, judged.read.as_deref()), (1.0, Some("No")));
 }
 

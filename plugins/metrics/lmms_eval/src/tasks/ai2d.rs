@@ -1,11 +1,10 @@
 //! AI2D, with and without masks.
 
-use ovhost_eval_scoring::prompts;
 use ovhost_eval_scoring::read;
 use ovhost_eval_scoring::tasks::ai2d;
 use ovhost_sdk::prelude::*;
 
-use crate::entry::{Outcome, Step, Task, field};
+use crate::entry::{Outcome, Step, Task, field, list};
 use crate::rows::Spec;
 use crate::setup::Setup;
 
@@ -16,6 +15,10 @@ impl Task for Ai2d {
     const NAME: &'static str = "ai2d";
     const SUMMARY: &'static str = "AI2D: the option's letter.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["options", "answer"]
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("exact_match", 1.0)]
     }
@@ -24,8 +27,8 @@ impl Task for Ai2d {
         if setup.mended() { answer } else { ai2d::filter(answer) }
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
-        let options = prompts::list(record, "options")?;
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
+        let options = list(record, "options")?;
         let index = field(record, "answer")?;
         let gold = ai2d::target(&index, options.len());
         let gold =

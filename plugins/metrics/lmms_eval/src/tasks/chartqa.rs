@@ -14,13 +14,17 @@ impl Task for ChartQa {
     const NAME: &'static str = "chartqa";
     const SUMMARY: &'static str = "ChartQA: relaxed accuracy, by split.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answer", "type"]
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("relaxed_overall", 1.0);
         let of = |split: &str| Spec { name: format!("relaxed_{split}_split"), ..all.category(split) };
         vec![all.clone(), of("human"), of("augmented")]
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let gold = field(record, "answer")?;
         let right =
             if setup.mended() { chartqa::is_right_mended(answer, &gold) } else { chartqa::is_right(answer, &gold) };

@@ -1,5 +1,7 @@
 //! CharXiv: a judge scores every answer.
 
+use std::borrow::Cow;
+
 use ovhost_eval_scoring::stats;
 use ovhost_eval_scoring::tasks::charxiv::{self, UNSCORED};
 use ovhost_sdk::prelude::*;
@@ -49,14 +51,14 @@ fn scored(setup: &Setup, score: Option<f64>, answer: &str, item: String, reply: 
 }
 
 /// The field of the question that is meant: `whole` where the row has that, else `numbered` with the question's number.
-fn meant(record: &Json, whole: &str, numbered: &str) -> Result<String, String> {
-    match record.get(whole) {
+fn meant<'a>(record: &Fields<'a>, whole: &str, numbered: &str) -> Result<Cow<'a, str>, String> {
+    match record.written(whole) {
         Some(_) => field(record, whole),
         None => field(record, &format!("{numbered}{}", field(record, "descriptive_number")?)),
     }
 }
 
-fn template(record: &Json) -> Result<u64, String> {
+fn template(record: &Fields<'_>) -> Result<u64, String> {
     let template = meant(record, "qid", "descriptive_q")?;
     template.parse().map_err(|_| format!("the question's template is {template}; it should be a number from 1 to 19"))
 }
@@ -76,20 +78,24 @@ impl Task for CharXivReasoning {
     const SUMMARY: &'static str = "CharXiv: reasoning questions, scored by a judge.";
     const JUDGED: bool = true;
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["figure_path", "reasoning_q", "reasoning_a", "reasoning_q_source"]
+    }
+
     fn specs() -> Vec<Spec> {
         spec("reasoning_acc")
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let (question, gold) = (field(record, "reasoning_q")?, field(record, "reasoning_a")?);
-        let kind = record.get("reasoning_q_source").and_then(Json::as_u64).unwrap_or(0);
+        let kind = record.value("reasoning_q_source")?.as_ref().and_then(Json::as_u64).unwrap_or(0);
         let theirs = charxiv::reasoning_request(&setup.texts, kind, &question, &gold, answer);
         request(setup, &question, &gold, answer, theirs).map(Step::Ask)
     }
 
-    fn judged(setup: &Setup, record: &Json, answer: &str, reply: &str) -> Result<Outcome, String> {
+    fn judged(setup: &Setup, record: &Fields<'_>, answer: &str, reply: &str) -> Result<Outcome, String> {
         let score = charxiv::reasoning_score(reply, setup.mended());
-        scored(setup, score, answer, field(record, "figure_path")?, reply)
+        scored(setup, score, answer, field(record, "figure_path")?.into_owned(), reply)
     }
 
     fn value(setup: &Setup, spec: &Spec, rows: &[&Row]) -> (f64, Option<f64>) {
@@ -102,23 +108,41 @@ impl Task for CharXivDescriptive {
     const SUMMARY: &'static str = "CharXiv: descriptive questions, scored by a judge.";
     const JUDGED: bool = true;
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &[
+            "figure_path",
+            "qid",
+            "descriptive_q",
+            "descriptive_a",
+            "descriptive_number",
+            "descriptive_q1",
+            "descriptive_q2",
+            "descriptive_q3",
+            "descriptive_q4",
+            "descriptive_a1",
+            "descriptive_a2",
+            "descriptive_a3",
+            "descriptive_a4",
+        ]
+    }
+
     fn specs() -> Vec<Spec> {
         spec("descriptive_acc")
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let gold = meant(record, "descriptive_a", "descriptive_a")?;
         let question = field(record, "descriptive_q").unwrap_or_else(|_| "a question about the chart".into());
         let theirs = charxiv::descriptive_request(&setup.texts, template(record)?, &[(answer, &gold)]);
         request(setup, &question, &gold, answer, theirs).map(Step::Ask)
     }
 
-    fn judged(setup: &Setup, record: &Json, answer: &str, reply: &str) -> Result<Outcome, String> {
+    fn judged(setup: &Setup, record: &Fields<'_>, answer: &str, reply: &str) -> Result<Outcome, String> {
         let figure = field(record, "figure_path")?;
         let ours = || setup.texts.is_empty().then(|| charxiv::reasoning_score(reply, true)).flatten();
         let score = charxiv::descriptive_scores(reply, 1).and_then(|scores| scores.first().copied()).or_else(ours);
         // One chart is one cluster; the reference keeps one score per chart and template.
-        let item = if setup.mended() { figure } else { format!("{figure}_{}", template(record)?) };
+        let item = if setup.mended() { figure.into_owned() } else { format!("{figure}_{}", template(record)?) };
         scored(setup, score, answer, item, reply)
     }
 

@@ -1,11 +1,10 @@
 //! DocVQA.
 
-use ovhost_eval_scoring::prompts;
 use ovhost_eval_scoring::python::text;
 use ovhost_eval_scoring::{distance, stats};
 use ovhost_sdk::prelude::*;
 
-use crate::entry::{Outcome, Step, Task, optional};
+use crate::entry::{Outcome, Step, Task, list, optional};
 use crate::rows::Spec;
 use crate::setup::Setup;
 
@@ -16,13 +15,16 @@ impl Task for DocVqa {
     const NAME: &'static str = "docvqa";
     const SUMMARY: &'static str = "DocVQA: ANLS.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answers", "docId"]
+    }
+
     fn specs() -> Vec<Spec> {
         vec![Spec::all("anls", 1.0)]
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
-        let golds =
-            prompts::list(record, "answers").map_err(|e| format!("{e} (the test split has no answers to score)"))?;
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
+        let golds = list(record, "answers").map_err(|e| format!("{e} (the test split has no answers to score)"))?;
         // Mended, spaces that do not count in the distance do not count in the length either.
         let plain = |said: &str| match setup.mended() {
             true => text::split(said).collect::<Vec<_>>().join(" "),

@@ -1,5 +1,7 @@
 //! MMBench: every copy of a question must be right.
 
+use std::borrow::Cow;
+
 use ovhost_eval_scoring::mcq;
 use ovhost_eval_scoring::read;
 use ovhost_eval_scoring::tasks::mmbench::{self, COPY};
@@ -44,7 +46,7 @@ const GROUPS: [&str; 6] = [
 ];
 
 /// The options that the record has. Without mending A to D, "nan" too; mended A to E, those that say something.
-fn choices(record: &Json, mended: bool) -> Vec<(char, String)> {
+fn choices<'a>(record: &Fields<'a>, mended: bool) -> Vec<(char, Cow<'a, str>)> {
     let last = if mended { 'E' } else { 'D' };
     let there = |letter: char| {
         let text = field(record, &letter.to_string()).ok()?;
@@ -53,21 +55,25 @@ fn choices(record: &Json, mended: bool) -> Vec<(char, String)> {
     ('A'..=last).filter_map(there).collect()
 }
 
-fn index(record: &Json) -> Result<i64, String> {
+fn index(record: &Fields<'_>) -> Result<i64, String> {
     let index = field(record, "index")?;
     index.parse().map_err(|_| format!("the record's `index` is {index}; it should be a whole number"))
 }
 
-fn outcome(record: &Json, letter: Option<char>) -> Result<Outcome, String> {
+fn outcome(record: &Fields<'_>, letter: Option<char>) -> Result<Outcome, String> {
     let (gold, index) = (field(record, "answer")?, index(record)?);
     let read = letter.map(String::from);
-    let right = read.as_ref() == Some(&gold);
+    let right = read.as_deref() == Some(&*gold);
     Ok(Outcome::read(read, right).of(optional(record, "category"), optional(record, "L2-category"), index.to_string()))
 }
 
 impl Task for MmBench {
     const NAME: &'static str = "mmbench";
     const SUMMARY: &'static str = "MMBench: the circular score, by category.";
+
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["A", "B", "C", "D", "E", "answer", "index", "category", "L2-category", "question"]
+    }
 
     fn specs() -> Vec<Spec> {
         let all = Spec::all("gpt_eval_score", 100.0);
@@ -76,9 +82,9 @@ impl Task for MmBench {
         std::iter::once(all.clone()).chain(groups).chain(categories).collect()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let choices = choices(record, setup.mended());
-        let texts = || choices.iter().map(|(letter, text)| (*letter, text.as_str()));
+        let texts = || choices.iter().map(|(letter, text)| (*letter, &**text));
         let mended = || {
             let texts: Vec<&str> =
                 ('A'..='E').map(|l| choices.iter().find(|(c, _)| *c == l).map_or("", |(_, t)| t)).collect();
@@ -99,12 +105,12 @@ impl Task for MmBench {
         outcome(record, letter).map(Step::Done)
     }
 
-    fn judged(setup: &Setup, record: &Json, _answer: &str, reply: &str) -> Result<Outcome, String> {
+    fn judged(setup: &Setup, record: &Fields<'_>, _answer: &str, reply: &str) -> Result<Outcome, String> {
         let choices = choices(record, setup.mended());
         if setup.mended() && says_none(reply) {
             return outcome(record, None);
         }
-        let letter = mmbench::infer(reply, choices.iter().map(|(letter, text)| (*letter, text.as_str())));
+        let letter = mmbench::infer(reply, choices.iter().map(|(letter, text)| (*letter, &**text)));
         let letter = letter.ok_or_else(|| format!("the judge's reply names no option: {reply}"))?;
         outcome(record, Some(letter))
     }
@@ -135,7 +141,7 @@ fn says_none(reply: &str) -> bool {
     reply.trim_matches(|c: char| !c.is_alphanumeric()).eq_ignore_ascii_case("none")
 }
 
-fn request(record: &Json, choices: &[(char, String)], answer: &str, none: &str) -> Result<String, String> {
+fn request(record: &Fields<'_>, choices: &[(char, Cow<'_, str>)], answer: &str, none: &str) -> Result<String, String> {
     let options: String = choices.iter().map(|(letter, text)| format!("{letter}. {text}\n")).collect();
     Ok(format!(
         "A question with options was answered in free words. Say which option the answer means. Reply with the option's letter \

@@ -14,6 +14,10 @@ impl Task for Mme {
     const NAME: &'static str = "mme";
     const SUMMARY: &'static str = "MME: yes or no, scores of categories summed to perception and cognition.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answer", "category", "question_id"]
+    }
+
     fn specs() -> Vec<Spec> {
         let sum = |name: &str, scale: f64| Spec { pick: Pick::Group(name.into()), ..Spec::all(name, scale) };
         let of = |category: &&str| Spec { name: (*category).into(), ..Spec::all("", 200.0).category(category) };
@@ -21,9 +25,9 @@ impl Task for Mme {
         sums.into_iter().chain(PERCEPTION.iter().chain(&COGNITION).map(of)).collect()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let (gold, category) = (field(record, "answer")?, field(record, "category")?);
-        if !PERCEPTION.contains(&category.as_str()) && !COGNITION.contains(&category.as_str()) {
+        if !PERCEPTION.contains(&&*category) && !COGNITION.contains(&&*category) {
             return Err(format!("the category `{category}` is none of MME's"));
         }
         let read = if setup.mended() { mme::parse_words(answer) } else { mme::parse(answer) };
@@ -35,9 +39,7 @@ impl Task for Mme {
     }
 
     fn value(_setup: &Setup, _spec: &Spec, rows: &[&Row]) -> (f64, Option<f64>) {
-        let of = |row: &&Row| (row.category.clone(), row.item.clone(), row.score);
-        let rows: Vec<_> = rows.iter().map(of).collect();
-        let triples = rows.iter().map(|(category, image, score)| (category.as_str(), image.as_str(), *score));
+        let triples = rows.iter().map(|row| (row.category.as_str(), row.item.as_str(), row.score));
         let sum = mme::categories(triples, false).map(|scores| scores.iter().map(|(_, score)| score).sum());
         (sum.unwrap_or(f64::NAN), None)
     }

@@ -1,6 +1,7 @@
 //! MMMU and MMMU-Pro.
 
 use ovhost_eval_scoring::prompts::mmmu as prompt;
+use ovhost_eval_scoring::python::literal;
 use ovhost_eval_scoring::read;
 use ovhost_eval_scoring::tasks::mmmu::{self, Choice, DOMAINS};
 use ovhost_sdk::prelude::*;
@@ -18,11 +19,15 @@ impl Task for Mmmu {
     const NAME: &'static str = "mmmu";
     const SUMMARY: &'static str = "MMMU: letters and open answers, by domain and subject.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["id", "question_type", "options", "answer"]
+    }
+
     fn specs() -> Vec<Spec> {
         specs()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let id = field(record, "id")?;
         let subject =
             mmmu::subject(&id).ok_or_else(|| format!("the id `{id}` has no subject, as \"validation_Art_1\" has"))?;
@@ -38,11 +43,15 @@ impl Task for MmmuPro {
     const NAME: &'static str = "mmmu_pro";
     const SUMMARY: &'static str = "MMMU-Pro: letters A to J, by domain and subject.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["subject", "question_type", "options", "answer"]
+    }
+
     fn specs() -> Vec<Spec> {
         specs()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         score(setup, record, answer, &field(record, "subject")?)
     }
 
@@ -58,10 +67,10 @@ fn specs() -> Vec<Spec> {
     std::iter::once(all.clone()).chain(domains).chain(subjects).collect()
 }
 
-fn score(setup: &Setup, record: &Json, answer: &str, subject: &str) -> Result<Step, String> {
-    let golds = mmmu::golds(record.get("answer").ok_or("the record has no `answer`")?);
+fn score(setup: &Setup, record: &Fields<'_>, answer: &str, subject: &str) -> Result<Step, String> {
+    let golds = mmmu::golds(&record.value("answer")?.ok_or("the record has no `answer`")?);
     let domain = DOMAINS.iter().find(|(_, subjects)| subjects.contains(&subject)).map_or("", |(domain, _)| domain);
-    let outcome = if prompt::is_open(record) {
+    let outcome = if record.text("question_type")?.is_some_and(|kind| kind != "multiple-choice") {
         let candidates = mmmu::parse_open(answer);
         let kept = candidates.first().map(mmmu::Value::text).unwrap_or_default();
         let golds = golds.iter().map(String::as_str);
@@ -72,7 +81,7 @@ fn score(setup: &Setup, record: &Json, answer: &str, subject: &str) -> Result<St
         };
         Outcome::read(Some(kept), right)
     } else {
-        let options = prompt::options(record)?;
+        let options = options(record)?;
         let letter = if setup.mended() {
             read::letter(answer, &options)
         } else {
@@ -91,6 +100,14 @@ fn score(setup: &Setup, record: &Json, answer: &str, subject: &str) -> Result<St
         outcome
     };
     Ok(Step::Done(outcome.of(subject, domain, "")))
+}
+
+/// The texts of `options`, mostly a Python list as text.
+fn options(record: &Fields<'_>) -> Result<Vec<String>, String> {
+    match record.text("options")? {
+        Some(text) => literal::texts(&text).map_err(|e| format!("the record's `options`: {e}")),
+        None => prompt::options(&record.object()?),
+    }
 }
 
 /// The reference weighs subjects by size and rounds to five places.

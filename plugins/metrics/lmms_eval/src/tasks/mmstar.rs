@@ -17,13 +17,17 @@ impl Task for MmStar {
     const SUMMARY: &'static str =
         "MMStar: the mean over the 18 categories of the second level, and over those of each first one.";
 
+    fn fields(_setup: &Setup) -> &'static [&'static str] {
+        &["answer", "category", "l2_category"]
+    }
+
     fn specs() -> Vec<Spec> {
         let all = Spec::all("average", 1.0);
         let of = |category: &&str| Spec { name: (*category).into(), ..all.category(category) };
         std::iter::once(all.clone()).chain(CATEGORIES.iter().map(of)).collect()
     }
 
-    fn score(setup: &Setup, record: &Json, answer: &str) -> Result<Step, String> {
+    fn score(setup: &Setup, record: &Fields<'_>, answer: &str) -> Result<Step, String> {
         let gold = field(record, "answer")?;
         let letter = match setup.config.profile {
             Profile::Fixed => read::letter(answer, &[""; 4]),

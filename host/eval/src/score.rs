@@ -96,42 +96,97 @@ pub(crate) fn again<'a>(judge: &'a mut Option<Judges<'_>>) -> Option<Judges<'a>>
 ///
 /// # Errors
 /// Two metrics that give values of one name. A metric that fails is no error of the call: see [`Scores::failed`].
-pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, mut judge: Option<Judges<'_>>) -> Result<Scores> {
-    let mut out = Scores { rows: vec![RowScore::default(); answers.len()], ..Scores::default() };
+pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Result<Scores> {
+    draft(metrics, answers, seed, judge).finish(metrics)
+}
+
+/// Scores of every row, and the states of the metrics that the values come from.
+pub struct Draft {
+    rows: Vec<RowScore>,
+    /// Of each metric, in order: the states of its stretches, or why it failed.
+    states: Vec<Result<Vec<Vec<u8>>>>,
+}
+
+/// As [`score`], up to the values.
+pub fn draft(metrics: &[Plugin], answers: &[&Answer], seed: u64, mut judge: Option<Judges<'_>>) -> Draft {
+    let mut out = Draft { rows: vec![RowScore::default(); answers.len()], states: Vec::with_capacity(metrics.len()) };
     for plugin in metrics {
         let name = &plugin.info().name;
-        let mut rows = vec![RowScore::default(); answers.len()];
-        match one(plugin, answers, seed, again(&mut judge), &mut rows) {
-            Err(error) => out.failed.push(format!("{name}: {error:#}")),
-            Ok(values) => {
-                for (value, info) in values {
-                    if out.values.iter().any(|(known, _)| *known == value.name) {
-                        bail!(
-                            "two metric plugins give a value called {:?}; evaluate with one of them at a time",
-                            value.name
-                        );
-                    }
-                    let score = Score {
-                        value: Some(value.value).filter(|v| v.is_finite()),
-                        count: value.count,
-                        stderr: value.stderr,
-                        plugin: name.clone(),
-                        higher_is_better: info.higher_is_better,
-                        low: info.low,
-                        high: info.high,
-                    };
-                    out.values.push((value.name, score));
+        let states = stretches(plugin, answers, seed, again(&mut judge)).map(|parts| {
+            let (states, rows): (Vec<Vec<u8>>, Vec<Vec<RowScore>>) =
+                parts.into_iter().map(|part| (part.state, part.rows)).unzip();
+            for (into, row) in out.rows.iter_mut().zip(rows.into_iter().flatten()) {
+                into.scores.extend(row.scores);
+                into.read = into.read.take().or(row.read);
+                into.judgement = into.judgement.take().or(row.judgement);
+                into.errors.extend(row.errors.into_iter().map(|e| format!("{name}: {e}")));
+            }
+            states
+        });
+        out.states.push(states);
+    }
+    out
+}
+
+impl Draft {
+    /// The values, by the metrics that the rows were scored with.
+    ///
+    /// # Errors
+    /// As of [`score`].
+    pub fn finish(self, metrics: &[Plugin]) -> Result<Scores> {
+        let mut out = Scores { rows: self.rows, ..Scores::default() };
+        for (plugin, states) in metrics.iter().zip(self.states) {
+            let name = &plugin.info().name;
+            let values = match states.and_then(|states| values(plugin, &states)) {
+                Ok(values) => values,
+                Err(error) => {
+                    out.failed.push(format!("{name}: {error:#}"));
+                    continue;
                 }
+            };
+            for (value, info) in values {
+                if out.values.iter().any(|(known, _)| *known == value.name) {
+                    bail!(
+                        "two metric plugins give a value called {:?}; evaluate with one of them at a time",
+                        value.name
+                    );
+                }
+                let score = Score {
+                    value: Some(value.value).filter(|v| v.is_finite()),
+                    count: value.count,
+                    stderr: value.stderr,
+                    plugin: name.clone(),
+                    higher_is_better: info.higher_is_better,
+                    low: info.low,
+                    high: info.high,
+                };
+                out.values.push((value.name, score));
             }
         }
-        for (into, row) in out.rows.iter_mut().zip(rows) {
-            into.scores.extend(row.scores);
-            into.read = into.read.take().or(row.read);
-            into.judgement = into.judgement.take().or(row.judgement);
-            into.errors.extend(row.errors.into_iter().map(|e| format!("{name}: {e}")));
-        }
+        Ok(out)
     }
-    Ok(out)
+}
+
+/// Draft `i` with metrics `i` to scores, on several threads: merging states is work on one thread for each metric.
+pub fn finish_all(drafts: Vec<(Draft, &[Plugin])>) -> Vec<Result<Scores>> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(drafts.len()).max(1);
+    let waiting: Mutex<std::iter::Enumerate<std::vec::IntoIter<_>>> = Mutex::new(drafts.into_iter().enumerate());
+    let done: Mutex<BTreeMap<usize, Result<Scores>>> = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((at, (draft, metrics))) = next else { return };
+            let scores = draft.finish(metrics);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, scores);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 type Values = Vec<(ovhost_plugin::MetricValue, MetricInfo)>;
@@ -145,13 +200,8 @@ struct Part {
     asks: Vec<(usize, Vec<(String, String)>)>,
 }
 
-fn one(
-    plugin: &Plugin,
-    answers: &[&Answer],
-    seed: u64,
-    judge: Option<Judges<'_>>,
-    rows: &mut [RowScore],
-) -> Result<Values> {
+/// Scores all rows, in stretches.
+fn stretches(plugin: &Plugin, answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Result<Vec<Part>> {
     let stretches: Vec<&[&Answer]> = answers.chunks(STRETCH).collect();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(stretches.len()).max(1);
     let mut parts = in_parallel(
@@ -183,13 +233,15 @@ fn one(
             judged(&mut metric, stretches[at], at * STRETCH, seed, part, said)?;
         }
     }
+    Ok(parts)
+}
+
+/// The values over all stretches.
+fn values(plugin: &Plugin, states: &[Vec<u8>]) -> Result<Values> {
     let mut metric = plugin.metric()?;
     metric.reset()?;
-    for (part, into) in parts.into_iter().zip(rows.chunks_mut(STRETCH)) {
-        metric.merge(&part.state)?;
-        for (row, into) in part.rows.into_iter().zip(into) {
-            *into = row;
-        }
+    for state in states {
+        metric.merge(state)?;
     }
     let infos = metric.outputs()?;
     let info = |name: &str| infos.iter().find(|i| i.name == name).cloned();

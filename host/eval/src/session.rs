@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::answers::{Answer, AnswerFile, Answers};
 use crate::results::{self, Results, Scored, Whole};
 use crate::runner::{Asking, Common, Model, ask};
-use crate::score::{Judges, again, score};
+use crate::score::{Judges, again, draft, finish_all};
 use crate::task::Task;
 
 /// A task as it is scored.
@@ -144,12 +144,15 @@ pub fn finish(
     mut judge: Option<Judges<'_>>,
 ) -> Result<Results> {
     let none = BTreeMap::new();
-    let mut scored = Vec::with_capacity(subjects.len());
+    let mut drafts = Vec::with_capacity(subjects.len());
     for subject in subjects {
-        let answers: Vec<&Answer> = answers.get(subject.name()).unwrap_or(&none).values().collect();
-        let asked: Vec<&Answer> = answers.iter().copied().filter(|a| a.error.is_none()).collect();
-        let scores = score(&subject.metrics, &asked, seed, again(&mut judge))
-            .with_context(|| format!("task {}", subject.name()))?;
+        let answers = answers.get(subject.name()).unwrap_or(&none).values();
+        let asked: Vec<&Answer> = answers.filter(|a| a.error.is_none()).collect();
+        drafts.push((draft(&subject.metrics, &asked, seed, again(&mut judge)), &subject.metrics[..]));
+    }
+    let mut scored = Vec::with_capacity(subjects.len());
+    for (subject, scores) in subjects.iter().zip(finish_all(drafts)) {
+        let scores = scores.with_context(|| format!("task {}", subject.name()))?;
         for failed in &scores.failed {
             warn!("{}: metric {failed}", subject.name());
         }
@@ -157,7 +160,7 @@ pub fn finish(
             task: subject.task.as_ref(),
             original: subject.original,
             shots: subject.shots,
-            answers,
+            answers: answers.get(subject.name()).unwrap_or(&none).values().collect(),
             scores,
             plugins: subject.plugins.clone(),
         });

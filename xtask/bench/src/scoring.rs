@@ -1,6 +1,8 @@
 //! 100,000 saved answers, read from files and scored by the metric plugin, against lmms-eval's own functions on the same files. CPU
 //! seconds of one thread on both sides, so that a busy machine moves neither; then all threads by the clock.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,7 +175,7 @@ fn add(metric: &mut MetricInstance, lines: &[&str], first: usize) -> Result<()> 
 /// All files, parts of them on several threads; states are merged in the rows' order.
 fn shared(plugins: &[Plugin], folder: &Path, threads: usize) -> Result<Vec<Vec<MetricValue>>> {
     let read = |place| std::fs::read_to_string(folder.join(format!("{place}.jsonl")));
-    let texts = (0..plugins.len()).map(read).collect::<Result<Vec<String>, _>>()?;
+    let texts = on_threads(threads, plugins.len(), |place| Ok(read(place)?))?;
     let lines: Vec<Vec<&str>> = texts.iter().map(|t| t.lines().collect()).collect();
     let parts: Vec<(usize, usize)> =
         lines.iter().enumerate().flat_map(|(place, l)| (0..l.len()).step_by(PART).map(move |at| (place, at))).collect();
@@ -181,9 +183,15 @@ fn shared(plugins: &[Plugin], folder: &Path, threads: usize) -> Result<Vec<Vec<M
     let states = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         let work = || -> Result<()> {
+            // As an evaluation does it: an instance of a task's is used again.
+            let mut own: HashMap<usize, MetricInstance> = HashMap::new();
             while let Some(&(place, at)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let mut metric = plugins[place].metric()?;
-                add(&mut metric, &lines[place][at..lines[place].len().min(at + PART)], at)?;
+                let metric = match own.entry(place) {
+                    Entry::Occupied(used) => used.into_mut(),
+                    Entry::Vacant(new) => new.insert(plugins[place].metric()?),
+                };
+                metric.reset()?;
+                add(metric, &lines[place][at..lines[place].len().min(at + PART)], at)?;
                 let state = metric.save()?;
                 states.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((place, at, state));
             }
@@ -194,14 +202,34 @@ fn shared(plugins: &[Plugin], folder: &Path, threads: usize) -> Result<Vec<Vec<M
     })?;
     let mut states = states.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     states.sort_unstable_by_key(|(place, at, _)| (*place, *at));
-    let of = |(place, plugin): (usize, &Plugin)| -> Result<Vec<MetricValue>> {
-        let mut metric = plugin.metric()?;
+    // As an evaluation does it: the states of a task are merged on one thread, several tasks' at a time.
+    on_threads(threads, plugins.len(), |place| {
+        let mut metric = plugins[place].metric()?;
         for (_, _, state) in states.iter().filter(|(p, ..)| *p == place) {
             metric.merge(state)?;
         }
         Ok(metric.finalize()?)
-    };
-    plugins.iter().enumerate().map(of).collect()
+    })
+}
+
+/// Jobs `0..count` on threads; their results in order.
+fn on_threads<R: Send>(threads: usize, count: usize, job: impl Fn(usize) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= count {
+                        return;
+                    }
+                    let result = job(at);
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(at, result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
 }
 
 /// That both sides come to the same values.

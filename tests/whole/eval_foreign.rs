@@ -102,6 +102,25 @@ fn plugins_that_fail_are_counted_and_the_other_tasks_are_scored() {
         assert!(of(name, "metrics").as_object().unwrap().is_empty(), "{name}");
         assert!(ran.out.contains(&format!("{name}  metric failed")), "{}", ran.out);
     }
+    // What is wrong in a task file is said before anything is asked.
+    let (good_file, text_of) = (lab.at("good.toml"), fs::read_to_string(lab.at("good.toml")).unwrap());
+    let wrong = |from: &str, to: &str, names: &[&str]| {
+        assert!(text_of.contains(from), "{from}");
+        fs::write(&good_file, text_of.replace(from, to)).unwrap();
+        lab.run(&["eval", "--model", "model", "--tasks", "./good.toml", "--data-root", &data(), "--out", "w"])
+            .fails_with(names);
+    };
+    wrong("[\"image\"]", "[\"imag\"]", &["data.images", "imag", "question"]);
+    wrong("split =", "references = \"answr\"\nsplit =", &["data.references", "answr"]);
+    wrong("lmms-lab-encoder/ai2d", "../data", &["../data", "ORG/NAME"]);
+    wrong("[prompt]", "[submission]\nfile = \"x.csv\"\ncolumns = []\n[prompt]", &["x.csv", "xlsx"]);
+    fs::write(&good_file, &text_of).unwrap();
+    lab.run(&["eval", "--model", "model", "--tasks", "./good.toml", "--data-root", &data(), "--data", "god=x"])
+        .fails_with(&["god=x", "TASK=FOLDER"]);
+    // Another reading of the data is another evaluation.
+    fs::write(&good_file, text_of.replace("split =", "references = \"answer\"\nletters = true\nsplit =")).unwrap();
+    lab.run(&["eval", "--model", "model", "--tasks", "./good.toml", "--data-root", &data(), "--out", "e"])
+        .fails_with(&["task of good"]);
     assert_eq!((of("no_picture", "failed"), of("no_picture", "answered")), (json!(8), json!(0)));
     let rows = jsonl(lab.at("e/samples_no_picture.jsonl"));
     assert!(rows.iter().all(|r| r["error"].as_str().unwrap().contains("image 99")), "{rows:?}");

@@ -233,6 +233,16 @@ fn many_tasks_in_one_pass_are_resumed_rescored_and_as_good_alone() {
     }
     assert_eq!(results(&lab.at("parts"))["results"], found["results"]);
 
+    // Some of what is saved; and less than there should be is said.
+    let few: Vec<&str> = [&args[..], &["--limit", "2"]].concat();
+    lab.run(&few).ok();
+    assert_eq!(jsonl(lab.at("parts/samples_mme.jsonl")).len(), 2);
+    let kept = fs::read_to_string(lab.at("parts/answers.jsonl")).unwrap();
+    let cut: Vec<&str> = kept.lines().filter(|l| !l.contains("\"task\":\"mme\",\"doc_id\":3,")).collect();
+    fs::write(lab.at("parts/answers.jsonl"), cut.join("\n") + "\n").unwrap();
+    let short = lab.run(&args);
+    assert!(short.code == 3 && short.err.contains("mme: 13 of 14"), "{}{}", short.code, short.err);
+
     // One task alone, with a limit, gives the same answers; raising the limit goes on.
     let alone = |limit: &str| {
         let data = text(fixtures().join("data"));

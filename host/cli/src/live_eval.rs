@@ -68,6 +68,7 @@ impl Evaluator for Asked {
         let subject = Subject {
             task: None,
             original: reader.len(),
+            asked: total,
             shots: 0,
             metrics: self.metrics.clone(),
             plugins: serde_json::Value::Null,

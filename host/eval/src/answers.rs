@@ -5,17 +5,20 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tracing::warn;
 
-/// At most so long is an answer in the kernel's hands alone; a killed process loses nothing even then.
+/// How often answers go from the kernel's hands to the disk; a killed process loses nothing even in between.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 
 /// What the model said to one question, or why it was not asked.
@@ -49,6 +52,9 @@ pub struct Answer {
     /// SHA-256 of the pictures: questions about the same ones belong together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// What a judge said of it, where it came with the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<String>,
     /// Why there is no answer: the sample could not be read, rendered or decoded, or does not fit the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -61,7 +67,26 @@ pub type Answers = BTreeMap<String, BTreeMap<u64, Answer>>;
 pub struct AnswerFile {
     path: PathBuf,
     file: File,
-    synced: Instant,
+    /// Whether something was written since the last sync.
+    written: Arc<AtomicBool>,
+}
+
+/// Brings what was written to the disk, five times a second, beside the thread that writes.
+pub struct Syncer {
+    file: File,
+    written: Arc<AtomicBool>,
+}
+
+impl Syncer {
+    /// Runs until `done`. What the disk refuses is left to [`AnswerFile::sync`], which reports it.
+    pub fn run(&self, done: &AtomicBool) {
+        while !done.load(Ordering::SeqCst) {
+            std::thread::park_timeout(SYNC_EVERY);
+            if self.written.swap(false, Ordering::SeqCst) && self.file.sync_data().is_err() {
+                self.written.store(true, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 impl AnswerFile {
@@ -98,14 +123,23 @@ impl AnswerFile {
     /// # Errors
     /// As [`Self::read`], and a file that cannot be written.
     pub fn open(path: &Path) -> Result<(Self, Answers)> {
-        let (answers, whole) = Self::read(path)?;
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .with_context(|| format!("opening {}", path.display()))?;
+        // Before it is read: what another process is writing would be cut off.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "{} is being written by another evaluation; wait for it, or name another folder with --out",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => warn!("{}: cannot be locked ({error})", path.display()),
+        }
+        let (answers, whole) = Self::read(path)?;
         file.set_len(whole)?;
-        Ok((Self { path: path.to_path_buf(), file, synced: Instant::now() }, answers))
+        Ok((Self { path: path.to_path_buf(), file, written: Arc::default() }, answers))
     }
 
     /// Appends an answer in one write.
@@ -116,7 +150,16 @@ impl AnswerFile {
         let mut line = serde_json::to_vec(answer)?;
         line.push(b'\n');
         self.file.write_all(&line).with_context(|| format!("writing {}", self.path.display()))?;
-        if self.synced.elapsed() >= SYNC_EVERY { self.sync() } else { Ok(()) }
+        self.written.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What syncs the file beside the writing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn syncer(&self) -> Result<Syncer> {
+        Ok(Syncer { file: self.file.try_clone()?, written: Arc::clone(&self.written) })
     }
 
     /// Returns when all answers are on the disk.
@@ -124,7 +167,7 @@ impl AnswerFile {
     /// # Errors
     /// The disk's.
     pub fn sync(&mut self) -> Result<()> {
-        self.synced = Instant::now();
+        self.written.store(false, Ordering::SeqCst);
         self.file.sync_data().with_context(|| format!("fsync of {}", self.path.display()))
     }
 }
@@ -148,6 +191,7 @@ pub(crate) mod tests {
             answer_tokens: 1,
             finish_reason: "stop".into(),
             cluster: None,
+            judgement: None,
             error: None,
         }
     }
@@ -165,12 +209,16 @@ pub(crate) mod tests {
         // As they finish, not as they were asked.
         file.append(&answer(1, "b", "a")).unwrap();
         file.append(&answer(0, "a", "a")).unwrap();
+        let error = AnswerFile::open(&path).err().unwrap().to_string();
+        assert!(error.contains("another evaluation"), "{error}");
+        drop(file);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [whole.as_slice(), b"{\"task\": \"t\", \"doc"].concat()).unwrap();
         let (mut file, found) = AnswerFile::open(&path).unwrap();
         assert_eq!(said(&found), [(0, "a"), (1, "b")]);
         file.append(&answer(2, "c", "c")).unwrap();
         file.append(&answer(0, "again", "a")).unwrap();
+        drop(file);
         assert_eq!(said(&AnswerFile::open(&path).unwrap().1), [(0, "again"), (1, "b"), (2, "c")]);
     }
 
@@ -180,6 +228,7 @@ pub(crate) mod tests {
         let path = dir.path().join("answers.jsonl");
         let (mut file, _) = AnswerFile::open(&path).unwrap();
         file.append(&answer(0, "a", "a")).unwrap();
+        drop(file);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [whole.as_slice(), b"nonsense\n", &whole].concat()).unwrap();
         let error = format!("{:#}", AnswerFile::open(&path).err().unwrap());

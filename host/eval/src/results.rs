@@ -140,7 +140,8 @@ impl Scored<'_> {
         let asked: Vec<&&Answer> = self.answers.iter().filter(|a| a.error.is_none()).collect();
         let Some(score) = main.and_then(|m| metrics.get(m)) else { return [None, None] };
         let (Some(value), scale) = (score.value, score.high.unwrap_or(1.0)) else { return [None, None] };
-        let of_row = |row: &RowScore| row.scores.values().next().and_then(Value::as_f64);
+        let name = main.unwrap_or_default();
+        let of_row = |row: &RowScore| self.scores.of_row(name, row).and_then(Value::as_f64);
         let rows: Vec<(f64, &str)> = self
             .scores
             .rows
@@ -176,7 +177,7 @@ impl Scored<'_> {
             put("token_counts", json!([{"input_tokens": answer.prompt_tokens, "output_tokens": answer.answer_tokens}]));
             put("finish_reason", answer.finish_reason.clone().into());
             if let Some(row) = row {
-                if let (Some(main), Some(score)) = (&main, row.scores.values().next()) {
+                if let Some((main, score)) = main.as_ref().and_then(|m| Some((m, self.scores.of_row(m, row)?))) {
                     put(main, score.clone());
                 }
                 put("scores", Value::Object(row.scores.clone()));
@@ -245,18 +246,21 @@ impl Results {
 /// Writes the files of all tasks, each whole or not at all; `results.json` last.
 ///
 /// # Errors
-/// The disk's; a column of a submission that no answer has.
+/// The disk's. A column of a submission that no answer has is in the task's `errors`.
 pub fn write(folder: &Path, scored: &[Scored<'_>], whole: &Whole) -> Result<Results> {
     let mut tasks = BTreeMap::new();
     for one in scored {
         write_whole(&folder.join(one.samples_file()), &one.lines()?)?;
+        let mut results = one.results();
         if let Some(submission) = one.task.and_then(|t| t.submission.as_ref()) {
             let folder = folder.join("submissions");
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-            let bytes = submission::make(submission, &one.answers)?;
-            write_whole(&folder.join(&submission.file), &bytes)?;
+            match submission::make(submission, &one.answers) {
+                Ok(bytes) => write_whole(&folder.join(&submission.file), &bytes)?,
+                Err(error) => results.errors.push(format!("{error:#}")),
+            }
         }
-        tasks.insert(one.name().to_owned(), one.results());
+        tasks.insert(one.name().to_owned(), results);
     }
     let json = json(&tasks, whole);
     write_whole(&folder.join("results.json"), &serde_json::to_vec_pretty(&json)?)?;

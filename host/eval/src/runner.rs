@@ -5,13 +5,14 @@
 //!                                                                └─► answers.jsonl, in the order of finishing
 //! ```
 //! What is answered already is not asked again, so that a run goes on where it was broken off. With greedy decoding an answer
-//! does not depend on what runs beside it.
+//! does not depend on what runs beside it, as far as the device's sums do not: in bf16 on a GPU near ties may fall otherwise.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -141,16 +142,20 @@ pub fn ask(
     let configs: Vec<Arc<GenerationConfig>> = tasks.iter().map(|t| Arc::clone(&t.config)).collect();
     let (sender, receiver) = bounded(common.ahead.max(1));
     let (file_in, answers) = (&mut *file, answers);
+    let (syncer, done) = (file_in.syncer()?, AtomicBool::new(false));
     let result = std::thread::scope(|scope| {
         let reading = std::thread::Builder::new()
             .name("eval-reader".into())
             // The sender goes with the thread: its end is the end of the questions.
             .spawn_scoped(scope, move || read_all(tasks, &open, common, &sender))
             .context("starting the reader thread")?;
+        let syncing = scope.spawn(|| syncer.run(&done));
         let desk = Desk { file: file_in, answers, bars: &bars, waiting: HashMap::new() };
         let served = answer_all(&configs, &receiver, common, model, desk);
         // A reader that waits for room must see that nobody listens.
         drop(receiver);
+        done.store(true, Ordering::SeqCst);
+        syncing.thread().unpark();
         let read = reading.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the reader thread panicked")));
         served.and_then(|whole| read.map(|()| whole))
     });
@@ -233,7 +238,9 @@ fn prepare(task: About<'_>, sample: EvalSample, common: &Common) -> Result<Ready
         }
     };
     let input_ids = sample.prompt.input_ids.iter().map(|&id| i64::from(id)).collect();
-    let pictures: Vec<&[u8]> = sample.images.iter().map(|i| &*i.media.bytes).collect();
+    // Those of the examples are the same for all.
+    let own = sample.images.iter().skip(sample.example_images);
+    let pictures: Vec<&[u8]> = own.map(|i| &*i.media.bytes).collect();
     let answer = Answer {
         task: task.name.to_owned(),
         doc_id: sample.ordinal,
@@ -248,6 +255,7 @@ fn prepare(task: About<'_>, sample: EvalSample, common: &Common) -> Result<Ready
         answer_tokens: 0,
         finish_reason: "error".into(),
         cluster: cluster(&pictures),
+        judgement: None,
         error: None,
     };
     Ok(Ready::Question {
@@ -337,7 +345,7 @@ fn finish(chat: &ChatTokenizer, answer: &mut Answer, generation: Generation) -> 
     Ok(())
 }
 
-/// Answers that are given instead of asked for: `said` by key or by number. Samples without one are not answered.
+/// Answers that are given instead of asked for: what `said` has by number or key, and what a judge said of it. Samples without one are not answered.
 ///
 /// # Errors
 /// Data that cannot be read any more.
@@ -346,7 +354,7 @@ pub fn given(
     source: &dyn SampleSource,
     total: u64,
     references: &References,
-    said: &dyn Fn(u64, &str) -> Option<String>,
+    said: &dyn Fn(u64, &str) -> Option<(String, Option<String>)>,
 ) -> Result<Vec<Answer>> {
     let mut out = Vec::new();
     let places = source.shards().into_iter().enumerate().flat_map(|(s, (_, n))| (0..n).map(move |i| (s as u32, i)));
@@ -364,7 +372,7 @@ pub fn given(
         };
         let json = columns::record_json(&record);
         let pictures: Vec<&[u8]> = record.media.iter().map(|m| &*m.bytes).collect();
-        let prediction = said(doc_id, &record.key);
+        let (prediction, judgement) = said(doc_id, &record.key).map_or((None, None), |(p, j)| (Some(p), j));
         out.push(Answer {
             task: name.to_owned(),
             doc_id,
@@ -380,6 +388,7 @@ pub fn given(
             prompt_tokens: 0,
             answer_tokens: 0,
             cluster: cluster(&pictures),
+            judgement,
         });
     }
     Ok(out)
@@ -400,6 +409,7 @@ fn unanswered(task: &str, doc_id: u64, reject: Reject) -> Answer {
         answer_tokens: 0,
         finish_reason: "error".into(),
         cluster: None,
+        judgement: None,
         error: Some(format!("{}: {}", reject.stage, reject.reason)),
     }
 }
@@ -452,8 +462,13 @@ struct Bars {
     all: ProgressBar,
     of: Vec<ProgressBar>,
     shown: bool,
+    /// When a line about progress was last written.
+    told: Cell<Instant>,
     group: MultiProgress,
 }
+
+/// How often a line about progress is written where there is no terminal.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 impl Bars {
     fn new(tasks: &[Asking], answers: &Answers, shown: bool) -> Self {
@@ -477,7 +492,7 @@ impl Bars {
         };
         let (total, at) = (tasks.iter().map(|t| t.total).sum(), tasks.iter().map(answered).sum());
         let all = bar("{wide_bar} {pos}/{len} answers · {per_sec} · ETA {eta}", total, at);
-        Self { all, of, shown, group }
+        Self { all, of, shown, told: Cell::new(Instant::now()), group }
     }
 
     fn step(&self, task: usize) {
@@ -486,7 +501,8 @@ impl Bars {
             bar.inc(1);
         }
         // No terminal: a line now and then.
-        if self.shown && self.all.is_hidden() && self.all.position().is_multiple_of(1000) {
+        if self.shown && self.all.is_hidden() && self.told.get().elapsed() >= TELL_EVERY {
+            self.told.set(Instant::now());
             let (at, of) = (self.all.position(), self.all.length().unwrap_or(0));
             info!("{at} of {of} questions answered, {:.0} s left", self.all.eta().as_secs_f64());
         }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, MetricInfo, MetricInstance, OnTrap, Plugin, Ragged, Scored};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -70,6 +70,16 @@ pub struct Scores {
     pub rows: Vec<RowScore>,
     /// Metrics that failed as a whole, and why.
     pub failed: Vec<String>,
+    /// The first score that each plugin gives a row, by the plugin's name.
+    pub columns: BTreeMap<String, String>,
+}
+
+impl Scores {
+    /// The score of a row that a value of the metrics is made of.
+    pub fn of_row<'a>(&self, value: &str, row: &'a RowScore) -> Option<&'a Value> {
+        let plugin = self.values.iter().find(|(name, _)| name == value).map(|(_, score)| &score.plugin);
+        row.scores.get(value).or_else(|| row.scores.get(self.columns.get(plugin?)?))
+    }
 }
 
 /// What a judge is asked about an answer.
@@ -92,30 +102,33 @@ pub(crate) fn again<'a>(judge: &'a mut Option<Judges<'_>>) -> Option<Judges<'a>>
     }
 }
 
-/// Scores answers with every metric. Without a judge rows that need one have an error and no score.
-///
-/// # Errors
-/// Two metrics that give values of one name. A metric that fails is no error of the call: see [`Scores::failed`].
-pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Result<Scores> {
+/// Scores answers with every metric. Without a judge rows that need one have an error and no score. A metric that fails, or a value
+/// that two metrics have, is in [`Scores::failed`].
+pub fn score(metrics: &[Plugin], answers: &[&Answer], seed: u64, judge: Option<Judges<'_>>) -> Scores {
     draft(metrics, answers, seed, judge).finish(metrics)
 }
 
 /// Scores of every row, and the states of the metrics that the values come from.
 pub struct Draft {
     rows: Vec<RowScore>,
+    columns: BTreeMap<String, String>,
     /// Of each metric, in order: the states of its stretches, or why it failed.
     states: Vec<Result<Vec<Vec<u8>>>>,
 }
 
 /// As [`score`], up to the values.
 pub fn draft(metrics: &[Plugin], answers: &[&Answer], seed: u64, mut judge: Option<Judges<'_>>) -> Draft {
-    let mut out = Draft { rows: vec![RowScore::default(); answers.len()], states: Vec::with_capacity(metrics.len()) };
+    let rows = vec![RowScore::default(); answers.len()];
+    let mut out = Draft { rows, columns: BTreeMap::new(), states: Vec::with_capacity(metrics.len()) };
     for plugin in metrics {
         let name = &plugin.info().name;
         let states = stretches(plugin, answers, seed, again(&mut judge)).map(|parts| {
             let (states, rows): (Vec<Vec<u8>>, Vec<Vec<RowScore>>) =
                 parts.into_iter().map(|part| (part.state, part.rows)).unzip();
             for (into, row) in out.rows.iter_mut().zip(rows.into_iter().flatten()) {
+                if let Some(first) = row.scores.keys().next() {
+                    out.columns.entry(name.clone()).or_insert_with(|| first.clone());
+                }
                 into.scores.extend(row.scores);
                 into.read = into.read.take().or(row.read);
                 into.judgement = into.judgement.take().or(row.judgement);
@@ -130,11 +143,8 @@ pub fn draft(metrics: &[Plugin], answers: &[&Answer], seed: u64, mut judge: Opti
 
 impl Draft {
     /// The values, by the metrics that the rows were scored with.
-    ///
-    /// # Errors
-    /// As of [`score`].
-    pub fn finish(self, metrics: &[Plugin]) -> Result<Scores> {
-        let mut out = Scores { rows: self.rows, ..Scores::default() };
+    pub fn finish(self, metrics: &[Plugin]) -> Scores {
+        let mut out = Scores { rows: self.rows, columns: self.columns, ..Scores::default() };
         for (plugin, states) in metrics.iter().zip(self.states) {
             let name = &plugin.info().name;
             let values = match states.and_then(|states| values(plugin, &states)) {
@@ -146,10 +156,10 @@ impl Draft {
             };
             for (value, info) in values {
                 if out.values.iter().any(|(known, _)| *known == value.name) {
-                    bail!(
-                        "two metric plugins give a value called {:?}; evaluate with one of them at a time",
-                        value.name
-                    );
+                    let text =
+                        format!("{name}: another metric has a value {:?} already; this one is left out", value.name);
+                    out.failed.push(text);
+                    continue;
                 }
                 let score = Score {
                     value: Some(value.value).filter(|v| v.is_finite()),
@@ -163,15 +173,15 @@ impl Draft {
                 out.values.push((value.name, score));
             }
         }
-        Ok(out)
+        out
     }
 }
 
 /// Draft `i` with metrics `i` to scores, on several threads: merging states is work on one thread for each metric.
-pub fn finish_all(drafts: Vec<(Draft, &[Plugin])>) -> Vec<Result<Scores>> {
+pub fn finish_all(drafts: Vec<(Draft, &[Plugin])>) -> Vec<Scores> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(drafts.len()).max(1);
     let waiting: Mutex<std::iter::Enumerate<std::vec::IntoIter<_>>> = Mutex::new(drafts.into_iter().enumerate());
-    let done: Mutex<BTreeMap<usize, Result<Scores>>> = Mutex::new(BTreeMap::new());
+    let done: Mutex<BTreeMap<usize, Scores>> = Mutex::new(BTreeMap::new());
     let work = || {
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();

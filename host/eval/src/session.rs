@@ -20,6 +20,8 @@ pub struct Subject {
     pub task: Option<Task>,
     /// Questions in its data.
     pub original: u64,
+    /// Those that are to be asked.
+    pub asked: u64,
     /// Examples before each question.
     pub shots: usize,
     /// Its metrics.
@@ -67,6 +69,8 @@ pub fn open(out: &Path, common: &Map<String, Value>, subjects: &[Subject]) -> Re
             differ.extend(keys.into_iter().map(|k| format!("{} of {}", k, subject.name())));
         }
         settings["tasks"][subject.name()] = subject.identity.clone();
+        // How many are asked decides no answer: a limit may be raised.
+        settings["asked"][subject.name()] = subject.asked.into();
     }
     ensure!(
         differ.is_empty(),
@@ -134,7 +138,7 @@ pub fn evaluate(
 /// Scores the answers of every subject and writes the results.
 ///
 /// # Errors
-/// Two metrics of one task with a value of the same name; the disk's. A metric that fails is in the task's `errors`.
+/// The disk's. A metric that fails is in the task's `errors`.
 pub fn finish(
     out: &Path,
     subjects: &[Subject],
@@ -152,7 +156,6 @@ pub fn finish(
     }
     let mut scored = Vec::with_capacity(subjects.len());
     for (subject, scores) in subjects.iter().zip(finish_all(drafts)) {
-        let scores = scores.with_context(|| format!("task {}", subject.name()))?;
         for failed in &scores.failed {
             warn!("{}: metric {failed}", subject.name());
         }

@@ -91,6 +91,7 @@ impl TaskSource {
             }
         };
         ensure!(count > 0, "{}: the data set has no row", folder.display());
+        check_columns(data, &rows).with_context(|| format!("{}", folder.display()))?;
         if let Some(expand) = &data.expand {
             ensure!(!expand.values.is_empty(), "data.expand.values is empty; it needs at least one value");
         }
@@ -322,6 +323,38 @@ fn line_row(files: &[(PathBuf, Vec<u64>)], row: u64) -> Read1 {
     (String::new(), Err(format!("there is no row {row}")))
 }
 
+/// Rows of JSON Lines that are looked at to know their columns.
+const LOOK: u64 = 64;
+
+/// A column that is named and not there would leave every question without its picture, or every answer without a right one.
+fn check_columns(data: &Data, rows: &Input) -> Result<()> {
+    let known: Vec<String> = match rows {
+        Input::Tables { files, .. } => files.iter().flat_map(|f| f.columns.iter().map(|c| c.name.clone())).collect(),
+        Input::Lines(files) => {
+            let total = files.iter().map(|(_, l)| l.len() as u64).sum::<u64>().min(LOOK);
+            let fields = (0..total).filter_map(|row| line_row(files, row).1.ok()).map(|raw| raw.fields);
+            fields.flat_map(|f| f.keys().cloned().collect::<Vec<_>>()).collect()
+        }
+        // The pictures of shards are files of their own.
+        Input::Shards { .. } => return Ok(()),
+    };
+    let expanded = data.expand.as_ref().map(|e| &e.field);
+    let plain = |name: &&String| !name.contains('{') && expanded != Some(*name);
+    let named = data.images.iter().map(|n| ("images", n)).chain(data.base64.iter().map(|n| ("base64", n)));
+    let single = [("key", &data.key), ("references", &data.references)];
+    let single = single.into_iter().filter_map(|(what, name)| Some((what, name.as_ref().filter(plain)?)));
+    for (what, name) in named.chain(single) {
+        if known.is_empty() || known.iter().any(|k| matches(name, k)) {
+            continue;
+        }
+        let mut all = known.clone();
+        all.sort_unstable();
+        all.dedup();
+        bail!("data.{what} names {name:?}, and no column is called so; there are {}", all.join(", "));
+    }
+    Ok(())
+}
+
 /// Where the lines of a file begin, empty ones left out.
 fn lines(path: &Path) -> Result<Vec<u64>> {
     let context = || format!("reading {}", path.display());
@@ -378,7 +411,11 @@ fn named(column: &str, value: &Value, folder: Option<&Path>) -> Result<Vec<Vec<u
         Value::String(text) if text.starts_with("data:") => Ok(decode(column, value)?.into_iter().collect()),
         Value::String(name) => {
             let folder = folder.unwrap_or(Path::new(""));
-            let inside = Path::new(name).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            if name.is_empty() {
+                return Ok(Vec::new());
+            }
+            use std::path::Component;
+            let inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
             if !inside {
                 return Err(format!("column {column}: the picture {name:?} is not a path below {}", folder.display()));
             }
@@ -399,6 +436,13 @@ fn named(column: &str, value: &Value, folder: Option<&Path>) -> Result<Vec<Vec<u
 
 /// The data set's folder.
 fn find(data: &Data, root: &Path) -> Result<PathBuf> {
+    for name in std::iter::once(&data.dataset).chain(&data.aliases) {
+        let plain = |c| matches!(c, std::path::Component::Normal(_));
+        ensure!(
+            Path::new(name).components().all(plain) && !name.is_empty(),
+            "data.dataset {name:?} is no name below the data root, as ORG/NAME"
+        );
+    }
     let mut tried = Vec::new();
     for name in std::iter::once(&data.dataset).chain(&data.aliases) {
         let short = name.rsplit('/').next().unwrap_or(name);
@@ -480,7 +524,9 @@ fn files(data: &Data, folder: &Path) -> Result<Vec<PathBuf>> {
         }
         if let Some(split) = &data.split {
             let of_split: Vec<PathBuf> = found.iter().filter(|p| in_split(&relative(p), split)).cloned().collect();
-            if of_split.is_empty() && found.len() > 1 {
+            // One file may have any name, but not that of another split.
+            let of_another = |path: &PathBuf| SPLITS.iter().any(|word| in_split(&relative(path), word));
+            if of_split.is_empty() && (found.len() > 1 || found.iter().any(of_another)) {
                 bail!(
                     "{}: no file of the split {split}: {}",
                     folder.display(),
@@ -497,6 +543,9 @@ fn files(data: &Data, folder: &Path) -> Result<Vec<PathBuf>> {
     }
     bail!("{}: there is no parquet, jsonl or tar file in it or below it", folder.display())
 }
+
+/// Words that name splits.
+const SPLITS: [&str; 7] = ["train", "training", "validation", "valid", "val", "dev", "test"];
 
 /// Whether a word of the file's name or of its folders is the split.
 fn in_split(name: &str, split: &str) -> bool {

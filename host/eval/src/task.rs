@@ -309,9 +309,6 @@ impl Task {
         let context = || format!("task file {file}");
         let plain: Task = serde_json::from_value(value.clone()).with_context(context)?;
         check_name(&plain.name, file)?;
-        if let Some(submission) = &plain.submission {
-            check_name(&submission.file, file)?;
-        }
         for named in plain.changes.keys() {
             ensure!(
                 plain.profiles.contains(named),
@@ -327,6 +324,9 @@ impl Task {
                 bail!("task {} has no profile {wanted:?}; it has {}", plain.name, plain.profiles.join(", "))
             }
         };
+        if let Some(submission) = &plain.submission {
+            check_submission(submission, file)?;
+        }
         let Some(chosen) = chosen else { return Ok(plain) };
         if let Some(changes) = plain.changes.get(&chosen) {
             merge(&mut value, changes.clone());
@@ -338,7 +338,7 @@ impl Task {
         }
         task.profiles = vec![chosen];
         if let Some(submission) = &task.submission {
-            check_name(&submission.file, file)?;
+            check_submission(submission, file)?;
         }
         Ok(task)
     }
@@ -371,6 +371,27 @@ fn check_name(name: &str, file: &str) -> Result<()> {
     Ok(())
 }
 
+/// What would otherwise be found after all questions were asked.
+fn check_submission(submission: &Submission, file: &str) -> Result<()> {
+    check_name(&submission.file, file)?;
+    let ending = submission.file.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ensure!(
+        ["json", "jsonl", "xlsx"].contains(&ending),
+        "task file {file}: submission.file {:?}: the ending must be json, jsonl or xlsx",
+        submission.file
+    );
+    for column in &submission.columns {
+        let known = ["prediction", "key"].contains(&&*column.from) || column.from.starts_with("record.");
+        ensure!(
+            known,
+            "task file {file}: submission column {:?}: from = {:?} is not known; prediction, key and record.FIELD are",
+            column.name,
+            column.from
+        );
+    }
+    Ok(())
+}
+
 /// The files that the program brings, by name.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/tasks.rs"));
 
@@ -379,6 +400,8 @@ const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/tasks.rs")
 pub struct Chosen {
     /// The task, as its profile has it.
     pub task: Task,
+    /// Where it is from: a task file's path, none for one that the program brings.
+    pub file: Option<PathBuf>,
     /// Folder that its relative paths start from: the task file's; the current one for a task that the program brings.
     pub base: PathBuf,
 }
@@ -413,7 +436,7 @@ pub fn select(names: &[String], profile: Option<&str>) -> Result<Selection> {
             let text = std::fs::read_to_string(path).with_context(|| format!("reading the task file {name}"))?;
             let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             match TaskFile::parse(&text, name, profile)? {
-                TaskFile::Task(task) => out.add(*task, base)?,
+                TaskFile::Task(task) => out.add(*task, Some(path))?,
                 TaskFile::Group(group) => out.group(&group, Some(base), profile, 0)?,
             }
             continue;
@@ -427,21 +450,34 @@ pub fn select(names: &[String], profile: Option<&str>) -> Result<Selection> {
         }
         for (known, text) in found {
             match TaskFile::parse(text, known, profile)? {
-                TaskFile::Task(task) => out.add(*task, Path::new("."))?,
+                TaskFile::Task(task) => out.add(*task, None)?,
                 // A pattern means tasks: its groups would bring tasks that do not match.
                 TaskFile::Group(_) if name.contains('*') => {}
                 TaskFile::Group(group) => out.group(&group, None, profile, 0)?,
             }
         }
     }
+    let files = out.tasks.iter().filter_map(|t| Some((&t.task.submission.as_ref()?.file, &t.task.name)));
+    let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
+    for (file, task) in files {
+        if let Some(other) = seen.insert(file, task) {
+            bail!("tasks {other} and {task} both write submissions/{file}; give one of the files another name");
+        }
+    }
+    if let Some(profile) = profile {
+        let any = out.tasks.iter().any(|t| t.task.profile().is_some());
+        ensure!(any, "--profile {profile}: none of the tasks has profiles");
+    }
     Ok(out)
 }
 
 impl Selection {
-    fn add(&mut self, task: Task, base: &Path) -> Result<()> {
+    fn add(&mut self, task: Task, file: Option<&Path>) -> Result<()> {
+        let file = file.map(|f| f.canonicalize().unwrap_or_else(|_| f.to_owned()));
+        let base = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned();
         match self.tasks.iter().find(|t| t.task.name == task.name) {
-            None => self.tasks.push(Chosen { task, base: base.to_owned() }),
-            Some(known) if known.base == base => {}
+            None => self.tasks.push(Chosen { task, file, base }),
+            Some(known) if known.file == file => {}
             Some(_) => bail!("two task files have the name {:?}; give one of them another", task.name),
         }
         Ok(())
@@ -453,21 +489,22 @@ impl Selection {
         for name in &group.tasks {
             // A group in a file names files beside it before tasks that the program brings.
             let beside = base.map(|b| b.join(name)).filter(|p| name.ends_with(".toml") || p.is_file());
-            let (text, at, base) = match (&beside, BUILT_IN.iter().find(|(known, _)| known == name)) {
+            let (text, at) = match (&beside, BUILT_IN.iter().find(|(known, _)| known == name)) {
                 (Some(path), _) => {
                     let text = std::fs::read_to_string(path)
                         .with_context(|| format!("group {}: reading the task file {}", group.name, path.display()))?;
-                    (text, path.display().to_string(), base)
+                    (text, path.display().to_string())
                 }
-                (None, Some((known, text))) => ((*text).to_owned(), (*known).to_owned(), None),
+                (None, Some((known, text))) => ((*text).to_owned(), (*known).to_owned()),
                 (None, None) => bail!("group {:?}: there is no task {name:?}{}", group.name, near(name)),
             };
             match TaskFile::parse(&text, &at, profile)? {
                 TaskFile::Task(task) => {
                     members.push(task.name.clone());
-                    self.add(*task, base.unwrap_or(Path::new(".")))?;
+                    self.add(*task, beside.as_deref())?;
                 }
                 TaskFile::Group(inner) => {
+                    let base = beside.as_deref().and_then(Path::parent);
                     self.group(&inner, base, profile, depth + 1)?;
                     members.extend(self.groups.get(&inner.name).into_iter().flatten().cloned());
                 }
@@ -561,7 +598,12 @@ data.split = "dev"
         let text = |p: &Path| p.to_str().unwrap().to_owned();
         let found = select(&[text(&group), text(&file)], None).unwrap();
         assert_eq!(found.tasks.len(), 1, "named twice, asked once");
-        assert_eq!(found.tasks[0].base, dir.path());
+        assert_eq!(found.tasks[0].base, dir.path().canonicalize().unwrap());
+        let other = dir.path().join("other.toml");
+        std::fs::write(&other, TASK).unwrap();
+        let error = select(&[text(&file), text(&other)], None).unwrap_err().to_string();
+        assert!(error.contains("two task files") && error.contains("colours"), "{error}");
+        assert!(select(&[text(&file)], Some("nonsense")).is_err());
         assert_eq!(found.groups["both"], ["colours"]);
         assert!(select(&["nothing".into()], None).is_err());
         assert!(matches("mathvista*_cot", "mathvista_testmini_cot") && !matches("m*x", "mathvista"));

@@ -150,7 +150,7 @@ fn limit(text: &str) -> Result<Limit, String> {
         let share: f64 = text.parse().map_err(|_| bad())?;
         return if share > 0.0 && share <= 1.0 { Ok(Limit::Share(share)) } else { Err(bad()) };
     }
-    text.parse().map(Limit::Count).map_err(|_| bad())
+    text.parse().ok().filter(|n| *n > 0).map(Limit::Count).ok_or_else(bad)
 }
 
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {
@@ -169,6 +169,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     if args.list_tasks {
         return list();
     }
+    args.judge.check()?;
     let started = Instant::now();
     let recipe = args.recipe.as_ref().map(|path| Recipe::read(path, &[])).transpose()?;
     let seed = recipe.as_ref().map_or(1, |r| r.run.seed);
@@ -187,15 +188,12 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         "model": "ovhost", "limit": args.limit.map(|l| match l { Limit::Count(n) => json!(n), Limit::Share(s) => json!(s) }),
         "num_fewshot": args.num_fewshot, "random_seed": seed, "blank_images": args.blank_images, "profile": whole.profile,
     });
-    let mut said = None;
     let (subjects, answers) = match (&args.model, &args.answers) {
         _ if args.rescore => saved(&args, setup, &mut whole)?,
         (_, Some(file)) => {
             let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
             let parsed = setup::Given::parse(&text, file, setup.tasks.len() == 1)?;
-            let found = given(&args, setup, &parsed, (file, &text), &mut whole)?;
-            said = Some(parsed);
-            found
+            given(&args, setup, &parsed, (file, &text), &mut whole)?
         }
         (Some(model), None) => {
             let device = device.context("no device")?;
@@ -213,17 +211,17 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     };
     let mut bench = Bench::new(&args.judge, &args.out, &|| wiring::device(&args.device, threads), &stop)?;
     whole.config["judge"] = bench.as_ref().map_or(Value::Null, Bench::identity);
-    let results = match (&mut bench, &said) {
-        (Some(bench), _) => {
+    let results = match &mut bench {
+        Some(bench) => {
             let mut judge = |_: &[&Answer], asks: &[Ask]| bench.hear(asks);
             session::finish(&args.out, &subjects, &answers, &whole, seed, Some(&mut judge))?
         }
-        (None, Some(said)) => {
-            let known = |answer: &Answer| said.judgement(answer).ok_or_else(|| NO_JUDGE.to_owned());
+        // Judgements may have come with the answers.
+        None => {
+            let known = |answer: &Answer| answer.judgement.clone().ok_or_else(|| NO_JUDGE.to_owned());
             let mut judge = |answers: &[&Answer], asks: &[Ask]| asks.iter().map(|a| known(answers[a.row])).collect();
             session::finish(&args.out, &subjects, &answers, &whole, seed, Some(&mut judge))?
         }
-        (None, None) => session::finish(&args.out, &subjects, &answers, &whole, seed, None)?,
     };
     if stop.load(Ordering::SeqCst) {
         eprintln!("interrupted while answers were judged; the same command goes on");
@@ -237,7 +235,21 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     });
     ovhost_eval::results::write_whole(&args.out.join("run.json"), &serde_json::to_vec_pretty(&run)?)?;
     print(&results, &args.out, args.tasks.is_empty());
-    Ok(if results.complete() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+    let short = args.rescore && subjects.iter().any(|s| missing(s, &answers, args.limit));
+    Ok(if results.complete() && !short { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+/// Whether a task has fewer answers than it should, as a run that was broken off has.
+fn missing(subject: &session::Subject, answers: &ovhost_eval::Answers, limit: Option<Limit>) -> bool {
+    let wanted = limit.map_or(subject.asked, |l| l.of(subject.original).min(subject.asked));
+    let held = answers.get(subject.name()).map_or(0, |a| a.len() as u64);
+    if held < wanted {
+        eprintln!(
+            "{}: {held} of {wanted} questions are answered; the command without --rescore asks the others",
+            subject.name()
+        );
+    }
+    held < wanted
 }
 
 type Found = (Vec<session::Subject>, ovhost_eval::Answers);
@@ -302,11 +314,14 @@ fn saved(args: &Args, setup: Setup, whole: &mut Whole) -> Result<Found> {
     let settings = session::saved_settings(&args.out)?
         .with_context(|| format!("{} holds no evaluation; --out names the folder", args.out.display()))?;
     let (answers, _) = ovhost_eval::AnswerFile::read(&args.out.join(session::ANSWERS))?;
-    let subjects = setup.saved(&settings, &answers)?;
+    let (subjects, answers) = setup.saved(&settings, answers, args.limit)?;
+    // What the answers were made with, not what this call says.
+    whole.config["blank_images"] = settings.get("blank_images").cloned().unwrap_or_default();
     if let Some(name) = settings.get("model_name").and_then(Value::as_str) {
         whole.model_name = name.to_owned();
     }
-    whole.settings = settings;
+    let common: Map<String, Value> = map(settings).into_iter().filter(|(key, _)| key != "tasks").collect();
+    whole.settings = self::settings(&common, &subjects);
     Ok((subjects, answers))
 }
 
@@ -327,9 +342,7 @@ fn given(
     for answer in found {
         let known = held.get(&answer.task).and_then(|t| t.get(&answer.doc_id));
         // The same file once more adds nothing.
-        if known.is_none_or(|k| {
-            (&k.prediction, &k.doc_hash, &k.error) != (&answer.prediction, &answer.doc_hash, &answer.error)
-        }) {
+        if known.is_none_or(|k| serde_json::to_value(k).ok() != serde_json::to_value(&answer).ok()) {
             opened.append(&answer)?;
         }
         answers.entry(answer.task.clone()).or_default().insert(answer.doc_id, answer);

@@ -29,6 +29,8 @@ pub struct EvalSample {
     pub prompt: Encoded,
     /// Pictures in the order of their pads.
     pub images: Vec<SampleImage>,
+    /// How many of the pictures, the first ones, are of examples before the question.
+    pub example_images: usize,
     /// Correct answers, where the record has any.
     pub references: Vec<String>,
 }
@@ -186,6 +188,8 @@ impl EvalReader {
         let (media, mut rendered) = self.after_examples(record, rendered)?;
         // A question may name some of its record's pictures (MMMU's do): only these are read.
         let shown = keep_shown(&mut rendered, media.len())?;
+        let before = media.len() - record.media.len();
+        let example_images = shown.iter().filter(|i| **i < before).count();
         let record = &Record { media: shown.iter().map(|i| media[*i].clone()).collect(), ..record.clone() };
         let sizes = image_tokens(record, &self.images)?;
         let prompt = self.chat.encode_prompt(&rendered, &sizes.tokens).map_err(|e| e.to_string())?;
@@ -196,6 +200,7 @@ impl EvalReader {
             source: record.shard.clone(),
             record: columns::record_json(record),
             images: prompt.image_order.iter().map(image).collect(),
+            example_images,
             references: columns::references(&record.fields),
             rendered,
             prompt,

@@ -53,6 +53,33 @@ pub struct Bench<'a> {
     stop: Arc<AtomicBool>,
 }
 
+impl JudgeArgs {
+    /// What can be told before a question is asked: the judge's turn comes after hours.
+    pub fn check(&self) -> Result<()> {
+        match (&self.judge_url, &self.judge_model) {
+            (Some(url), Some(model)) => {
+                let mut settings = Settings::new(url, model);
+                settings.key = Key::from_variable(&self.judge_key)?;
+                OpenAi::new(settings)?;
+            }
+            (None, Some(folder)) => {
+                let path = PathBuf::from(folder);
+                if !path.is_dir() {
+                    bail!(
+                        "--judge-model {folder}: there is no such model folder; --judge-url says at which server it is, if it is \
+                         the name of a model"
+                    );
+                }
+                let context = || format!("--judge-model {folder}");
+                ovhost_model::ModelConfig::from_folder(&path).with_context(context)?;
+                ChatTokenizer::from_folder(&path).with_context(context)?;
+            }
+            (_, None) => {}
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Bench<'a> {
     /// The judge that the flags name; none without them. Replies are kept in `OUT/judge.jsonl`.
     pub fn new(
@@ -71,11 +98,6 @@ impl<'a> Bench<'a> {
             }
             (None, Some(folder)) => {
                 let path = PathBuf::from(folder);
-                if !path.is_dir() {
-                    bail!(
-                        "--judge-model {folder}: there is no such model folder; --judge-url says at which server it is, if it is the name of a model"
-                    );
-                }
                 Box::new(Local::load(&path, device()?, args.judge_concurrency.max(1))?)
             }
             (_, None) => return Ok(None),

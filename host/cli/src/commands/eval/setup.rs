@@ -19,8 +19,9 @@ use ovhost_train::Recipe;
 use ovhost_train::recipe::{AssetUse, PluginUse};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use super::Args;
+use super::{Args, Limit};
 use crate::training::recipe_dir;
 use crate::wiring::{self, Plugins};
 
@@ -98,6 +99,11 @@ impl Setup {
             let count = source.shards().iter().map(|(_, n)| n).sum();
             return Ok((source, count, self.shards.clone()));
         };
+        for given in &args.data {
+            let name = given.split_once('=').map_or("", |(name, _)| name);
+            let known = self.tasks.iter().filter_map(|t| Some(&t.task.as_ref()?.name)).any(|n| n == name);
+            ensure!(known, "--data {given}: with --tasks it is TASK=FOLDER, and no task {name:?} is evaluated");
+        }
         let named = args.data.iter().find_map(|d| d.strip_prefix(&task.name)?.strip_prefix('='));
         let root = match (named, &args.data_root) {
             // The folder is the data set itself: nothing below it is looked for.
@@ -118,7 +124,13 @@ impl Setup {
     }
 
     /// The records that are shown, with their answers, before every question of a task: the first of the split that it names.
-    fn examples(&self, wanted: &Wanted, args: &Args, max_pixels: u64) -> Result<Vec<(Record, String)>> {
+    fn examples(
+        &self,
+        wanted: &Wanted,
+        args: &Args,
+        max_pixels: u64,
+        asked: &[PathBuf],
+    ) -> Result<Vec<(Record, String)>> {
         let Some(task) = &wanted.task else {
             ensure!(args.num_fewshot.unwrap_or(0) == 0, "--num-fewshot is for --tasks that have examples");
             return Ok(Vec::new());
@@ -144,7 +156,10 @@ impl Setup {
         let mut of_examples = task.clone();
         of_examples.data.split = Some(fewshot.split.clone());
         of_examples.data.files.clear();
-        let (source, have, _) = self.source(Some(&of_examples), args, max_pixels)?;
+        let (source, have, files) = self.source(Some(&of_examples), args, max_pixels)?;
+        if let Some(both) = files.iter().find(|f| asked.contains(f)) {
+            bail!("task {}: {} holds the questions and the examples before them", task.name, both.display());
+        }
         ensure!(
             have >= count,
             "task {}: {count} examples are wanted, its split {} has {have}",
@@ -181,7 +196,7 @@ impl Setup {
             let prompt = wanted.plugins.prompt.clone().context("no prompt plugin")?;
             let identity = wanted.prompt_record();
             let stages = PluginStages::new(Vec::new(), prompt, None)?.with_on_trap(OnTrap::Reject);
-            let examples = self.examples(wanted, args, images.max_decode_pixels)?;
+            let examples = self.examples(wanted, args, images.max_decode_pixels, &files)?;
             let reader = EvalReader::new(Some(source), &stages, Arc::clone(chat), Arc::clone(images), seed)?
                 .with_examples(&examples)?;
             let mut config = match &wanted.task {
@@ -191,18 +206,20 @@ impl Setup {
             config.max_new_tokens = args.max_new_tokens.unwrap_or(config.max_new_tokens);
             config.stop_strings.extend(reader.stop_strings().iter().cloned());
             config.check()?;
+            let total = args.limit.map_or(original, |l| l.of(original));
             let subject = wanted.subject(
                 original,
+                total,
                 examples.len(),
                 json!({
                     "data": file_sizes(&files)?, "prompt": identity, "generation": config, "questions": original,
-                    "num_fewshot": examples.len(),
+                    "num_fewshot": examples.len(), "examples": hash_of(&examples), "task": wanted.questions_of(),
                 }),
             );
             asking.push(Asking {
                 name: subject.name().to_owned(),
                 reader,
-                total: args.limit.map_or(original, |l| l.of(original)),
+                total,
                 references: wanted.references(),
                 config: Arc::new(config),
                 blank_images: args.blank_images,
@@ -213,10 +230,15 @@ impl Setup {
     }
 
     /// Everything to score saved answers.
-    pub fn saved(self, settings: &Value, answers: &Answers) -> Result<Vec<Subject>> {
+    pub fn saved(
+        self,
+        settings: &Value,
+        mut answers: Answers,
+        limit: Option<Limit>,
+    ) -> Result<(Vec<Subject>, Answers)> {
         let mut subjects = Vec::new();
         for wanted in &self.tasks {
-            let subject = wanted.subject(0, 0, Value::Null);
+            let subject = wanted.subject(0, 0, 0, Value::Null);
             let name = subject.name().to_owned();
             let identity = settings.get("tasks").and_then(|t| t.get(&name)).cloned().unwrap_or_default();
             ensure!(
@@ -232,9 +254,13 @@ impl Setup {
             }
             let original = identity.get("questions").and_then(Value::as_u64).unwrap_or(0);
             let shots = identity.get("num_fewshot").and_then(Value::as_u64).unwrap_or(0) as usize;
-            subjects.push(Subject { original, shots, identity, ..subject });
+            let asked = settings.get("asked").and_then(|a| a.get(&name)).and_then(Value::as_u64).unwrap_or(original);
+            if let (Some(limit), Some(held)) = (limit, answers.get_mut(&name)) {
+                held.retain(|doc_id, _| *doc_id < limit.of(original));
+            }
+            subjects.push(Subject { original, asked, shots, identity, ..subject });
         }
-        Ok(subjects)
+        Ok((subjects, answers))
     }
 
     /// The answers of a file, with the records that they belong to.
@@ -242,12 +268,14 @@ impl Setup {
         let (mut subjects, mut answers) = (Vec::new(), Vec::new());
         for wanted in &self.tasks {
             let (source, original, files) = self.source(wanted.task.as_ref(), args, DEFAULT_MAX_DECODE_PIXELS)?;
-            let subject = wanted.subject(original, 0, json!({"data": file_sizes(&files)?, "questions": original}));
             let total = args.limit.map_or(original, |l| l.of(original));
+            let identity = json!({"data": file_sizes(&files)?, "questions": original, "task": wanted.questions_of()});
+            let subject = wanted.subject(original, total, 0, identity);
             let references = wanted.references();
             let name = subject.name().to_owned();
             answers.extend(runner::given(&name, &*source, total, &references, &|id, key| {
-                Some(said.of(&name, id, key)?.prediction.clone())
+                let said = said.of(&name, id, key)?;
+                Some((said.prediction.clone(), said.judgement.clone()))
             })?);
             subjects.push(subject);
         }
@@ -255,7 +283,26 @@ impl Setup {
     }
 }
 
+/// What decides how examples look.
+fn hash_of(examples: &[(Record, String)]) -> Value {
+    if examples.is_empty() {
+        return Value::Null;
+    }
+    let mut hash = Sha256::new();
+    for (record, answer) in examples {
+        hash.update(ovhost_data::columns::record_json(record));
+        record.media.iter().for_each(|media| hash.update(&media.bytes));
+        hash.update(answer);
+    }
+    super::hex(hash.finalize()).into()
+}
+
 impl Wanted {
+    /// How the task makes questions of its data.
+    fn questions_of(&self) -> Value {
+        self.task.as_ref().map_or(Value::Null, |t| json!({"data": t.data, "fewshot": t.fewshot}))
+    }
+
     fn references(&self) -> References {
         self.task.as_ref().map(|t| References::of(&t.data)).unwrap_or_default()
     }
@@ -264,10 +311,11 @@ impl Wanted {
         Plugins { prompt: self.plugins.prompt.clone(), ..Plugins::default() }.provenance()
     }
 
-    fn subject(&self, original: u64, shots: usize, identity: Value) -> Subject {
+    fn subject(&self, original: u64, asked: u64, shots: usize, identity: Value) -> Subject {
         Subject {
             task: self.task.clone(),
             original,
+            asked,
             shots,
             metrics: self.plugins.metrics.clone(),
             plugins: self.plugins.provenance(),
@@ -304,10 +352,22 @@ fn plugin(host: &Host, used: &Use, kind: Kind, base: &Path, args: &Args, seed: u
     Ok(host.load(&wiring::request(&use_, base, seed, &trust, &crashes)?)?)
 }
 
-/// Name and size of every file: a cheap identity that notices exchanged data.
+/// Files up to this size are known by their contents, bytes.
+const SMALL: u64 = 64 << 20;
+
+/// Name, size and, of small ones, the contents of every file: a cheap identity that notices exchanged data.
 fn file_sizes(paths: &[PathBuf]) -> Result<Value> {
     let of = |path: &PathBuf| -> Result<Value> {
         let size = stored_size(path)?;
+        // Small files are the ones that are written by hand, and their contents are quickly read.
+        if size <= SMALL && path.is_file() {
+            let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            return Ok(json!([
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                size,
+                super::hex(Sha256::digest(bytes))
+            ]));
+        }
         Ok(json!([path.file_name().unwrap_or_default().to_string_lossy(), size]))
     };
     Ok(Value::Array(paths.iter().map(of).collect::<Result<_>>()?))
@@ -335,6 +395,8 @@ struct GivenLine {
     prediction: String,
     /// What a judge said of it.
     judgement: Option<String>,
+    /// Why there is no answer, as a samples file of an evaluation has it.
+    error: Option<String>,
 }
 
 impl Given {
@@ -344,6 +406,9 @@ impl Given {
         for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let at = || format!("{} line {}", file.display(), number + 1);
             let line: GivenLine = serde_json::from_str(line).with_context(at)?;
+            if line.error.is_some() {
+                continue;
+            }
             ensure!(only || line.task.is_some(), "{}: no `task`, and several tasks are evaluated", at());
             let task = line.task.unwrap_or_default();
             let said = Said { prediction: line.prediction, judgement: line.judgement };
@@ -355,11 +420,6 @@ impl Given {
             ensure!(!twice, "{}: a second answer to the same question", at());
         }
         Ok(out)
-    }
-
-    /// The judgement of an answer.
-    pub fn judgement(&self, answer: &Answer) -> Option<String> {
-        self.of(&answer.task, answer.doc_id, &answer.key)?.judgement.clone()
     }
 
     fn of(&self, task: &str, id: u64, key: &str) -> Option<&Said> {

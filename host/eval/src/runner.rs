@@ -345,6 +345,9 @@ fn finish(chat: &ChatTokenizer, answer: &mut Answer, generation: Generation) -> 
     Ok(())
 }
 
+/// An answer that is given, and what a judge said of it.
+pub type Said = (String, Option<String>);
+
 /// Answers that are given instead of asked for: what `said` has by number or key, and what a judge said of it. Samples without one are not answered.
 ///
 /// # Errors
@@ -354,7 +357,7 @@ pub fn given(
     source: &dyn SampleSource,
     total: u64,
     references: &References,
-    said: &dyn Fn(u64, &str) -> Option<(String, Option<String>)>,
+    said: &dyn Fn(u64, &str) -> Option<Said>,
 ) -> Result<Vec<Answer>> {
     let mut out = Vec::new();
     let places = source.shards().into_iter().enumerate().flat_map(|(s, (_, n))| (0..n).map(move |i| (s as u32, i)));

@@ -230,6 +230,13 @@ impl Demo<'_> {
     }
 
     fn evaluate(&self, blank: bool) -> Result<()> {
+        // Answers of an earlier demo, maybe by an older program or other plugins, would be refused or taken for these.
+        for folder in ["runs/demo/eval", "runs/demo/eval-blank"] {
+            let folder = self.dir.join(folder);
+            if folder.exists() {
+                fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+            }
+        }
         self.ovhost(&["eval", "--recipe", "recipe.toml", "--model", "runs/demo/model", "--out", "runs/demo/eval"])?;
         let seen = self.score("runs/demo/eval")?;
         let blind = if blank {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  task files ─► data sets ─► EvalReader (prompt plugin) ─► model ─► answers.jsonl (appended: a killed run goes on)
-//!  (task.rs)    (source.rs)         (runner.rs: one pass over all tasks)      │
+//!  (task.rs,      (source.rs)              (runner.rs: one pass over all tasks)      │
+//!   select.rs)                                                                       │
 //!                                                   metric plugins, judge ◄───┘ (score.rs)
 //!                       results.json, samples_TASK.jsonl, submissions/ ◄──┘ (results.rs, submission.rs)
 //! ```
@@ -13,6 +14,7 @@ pub mod model;
 pub mod results;
 pub mod runner;
 pub mod score;
+pub mod select;
 pub mod session;
 pub mod source;
 pub mod submission;
@@ -23,6 +25,7 @@ pub use model::Served;
 pub use results::{Results, TaskResults};
 pub use runner::{Asking, Common, Model, Question, ask};
 pub use score::{Judges, Scores, score};
+pub use select::{Selection, select};
 pub use session::Subject;
 pub use source::TaskSource;
-pub use task::{Selection, Task, select};
+pub use task::Task;

@@ -456,7 +456,8 @@ fn cluster(pictures: &[&[u8]]) -> Option<String> {
     Some(hex(hash.finalize()))
 }
 
-pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 

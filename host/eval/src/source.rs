@@ -21,7 +21,8 @@ use ovhost_data::{Record, Reject};
 use ovhost_hf::{DataFile, Dataset, Row, Rows};
 use serde_json::{Map, Value};
 
-use crate::task::{Data, Format, Pick, matches};
+use crate::select::matches;
+use crate::task::{Data, Format, Pick};
 
 /// Most bytes of one line of JSON: pictures in base64 are allowed.
 const MOST_LINE: u64 = 256 << 20;

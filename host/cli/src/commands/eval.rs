@@ -20,8 +20,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use ovhost_data::{ChatTokenizer, ImageProcessor};
 use ovhost_eval::results::{Results, TaskResults, Whole};
+use ovhost_eval::runner::hex;
 use ovhost_eval::score::{Ask, NO_JUDGE};
-use ovhost_eval::{Answer, Common, Served, session, task};
+use ovhost_eval::{Answer, Common, Served, select, session, task};
 use ovhost_infer::{GenerationConfig, Generator};
 use ovhost_model::{LlavaOnevision, LoadOptions, ModelConfig};
 use ovhost_store::output_path;
@@ -368,7 +369,7 @@ fn settings(common: &Map<String, Value>, subjects: &[session::Subject]) -> Value
 
 /// `--list-tasks`.
 fn list() -> Result<ExitCode> {
-    for file in task::built_in(None)? {
+    for file in select::built_in(None)? {
         match file {
             task::TaskFile::Task(task) => println!("{:28} {}", task.name, task.summary),
             task::TaskFile::Group(group) => {
@@ -437,8 +438,4 @@ fn hash_model(folder: &Path) -> Result<String> {
         }
     }
     Ok(hex(hash.finalize()))
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -10,9 +10,10 @@ use ovhost_data::pipeline::{PluginStages, SampleSource, ShardSource};
 use ovhost_data::shards::{expand, stored_size};
 use ovhost_data::{ChatTokenizer, EvalReader, ImageProcessor, Record};
 use ovhost_eval::runner::References;
+use ovhost_eval::runner::hex;
 use ovhost_eval::session::Subject;
-use ovhost_eval::task::{Task, Use, select};
-use ovhost_eval::{Answer, Answers, Asking, TaskSource, runner};
+use ovhost_eval::task::{Task, Use};
+use ovhost_eval::{Answer, Answers, Asking, TaskSource, runner, select};
 use ovhost_infer::GenerationConfig;
 use ovhost_plugin::{Host, Kind, OnTrap, Plugin, TrustPolicy};
 use ovhost_train::Recipe;
@@ -294,7 +295,7 @@ fn hash_of(examples: &[(Record, String)]) -> Value {
         record.media.iter().for_each(|media| hash.update(&media.bytes));
         hash.update(answer);
     }
-    super::hex(hash.finalize()).into()
+    hex(hash.finalize()).into()
 }
 
 impl Wanted {
@@ -365,7 +366,7 @@ fn file_sizes(paths: &[PathBuf]) -> Result<Value> {
             return Ok(json!([
                 path.file_name().unwrap_or_default().to_string_lossy(),
                 size,
-                super::hex(Sha256::digest(bytes))
+                hex(Sha256::digest(bytes))
             ]));
         }
         Ok(json!([path.file_name().unwrap_or_default().to_string_lossy(), size]))

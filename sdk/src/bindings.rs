@@ -188,7 +188,8 @@ interface packer {
   /// others by `reads` (`patches`, u32s: vision patches of the sample).
   push: func(ctx: call-ctx, items: batch) -> result<packing, plugin-error>;
 
-  /// The stream ends: every open sample comes back now.
+  /// The stream ends: the open samples come back, all at once or some with each call, which keeps answers small. The host
+  /// calls again until none is open, with no other call between; a call that gives none while some are open is an error.
   flush: func() -> result<packing, plugin-error>;
 
   /// The open state as bytes; `restore` in a started instance continues exactly from there.
@@ -2470,7 +2471,8 @@ pub mod exports {
         /// others by `reads` (`patches`, u32s: vision patches of the sample).
         #[allow(async_fn_in_trait)]
         fn push(ctx: CallCtx,items: Batch,) -> ::core::result::Result<Packing,PluginError>;
-        /// The stream ends: every open sample comes back now.
+        /// The stream ends: the open samples come back, all at once or some with each call, which keeps answers small. The host
+        /// calls again until none is open, with no other call between; a call that gives none while some are open is an error.
         #[allow(async_fn_in_trait)]
         fn flush() -> ::core::result::Result<Packing,PluginError>;
         /// The open state as bytes; `restore` in a started instance continues exactly from there.

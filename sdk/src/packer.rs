@@ -80,21 +80,44 @@ pub struct Item {
 #[derive(Debug, Default)]
 pub struct Packing {
     offsets: Vec<u32>,
+    /// Of the bins, up to `end`; what is after it is room.
     ids: Vec<u64>,
+    end: usize,
     dropped: Vec<u64>,
     failure: Option<String>,
 }
 
+/// Ids that there is room made for at once, where bins are written into it.
+const ROOM: usize = 512;
+
 impl Packing {
     /// Adds a finished bin. An empty one is ignored.
     pub fn bin(&mut self, ids: impl IntoIterator<Item = u64>) {
-        let before = self.ids.len();
+        self.ids.truncate(self.end);
         self.ids.extend(ids);
-        if self.ids.len() > before {
+        self.close(self.ids.len());
+    }
+
+    /// Adds a finished bin of so many samples, whose ids `write` puts into the slice, in any order. An empty one is ignored.
+    #[inline]
+    pub fn bin_with(&mut self, samples: usize, write: impl FnOnce(&mut [u64])) {
+        let end = self.end + samples;
+        if self.ids.len() < end {
+            self.ids.resize(end.max(self.end + ROOM), 0);
+        }
+        write(&mut self.ids[self.end..end]);
+        self.close(end);
+    }
+
+    /// Ends a bin there.
+    #[inline]
+    fn close(&mut self, end: usize) {
+        if end > self.end {
             if self.offsets.is_empty() {
                 self.offsets.push(0);
             }
-            self.offsets.push(self.ids.len() as u32);
+            self.offsets.push(end as u32);
+            self.end = end;
         }
     }
 
@@ -114,22 +137,17 @@ impl Packing {
         self.failure.as_deref()
     }
 
-    /// Makes room for so many samples in so many bins, once: a list that grows by doubling takes up to three times its size.
-    pub fn reserve(&mut self, samples: usize, bins: usize) {
-        self.ids.reserve_exact(samples);
-        self.offsets.reserve_exact(bins + usize::from(self.offsets.is_empty()));
-    }
-
-    /// Adds bins that are made already: bin `i` is `ids[offsets[i]..offsets[i + 1]]`, from 0 to the end of `ids`, and none is
-    /// empty. Where there were no bins yet nothing is copied.
-    pub fn flat(&mut self, offsets: Vec<u32>, ids: Vec<u64>) {
-        if self.ids.is_empty() {
-            (self.offsets, self.ids) = (offsets, ids);
-            return;
+    /// Adds bins whose samples are listed in one go: `list` appends their ids, bin after bin, and `ends` says where in what it
+    /// appends each bin ends. None is empty, and the last ends with the list.
+    pub fn listed(&mut self, ends: impl IntoIterator<Item = u32>, list: impl FnOnce(&mut Vec<u64>)) {
+        self.ids.truncate(self.end);
+        let before = self.end as u32;
+        list(&mut self.ids);
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
         }
-        let before = self.ids.len() as u32;
-        self.ids.extend(ids);
-        self.offsets.extend(offsets.iter().skip(1).map(|offset| before + offset));
+        self.offsets.extend(ends.into_iter().map(|end| before + end));
+        self.end = self.ids.len();
     }
 
     /// The bins so far.
@@ -137,19 +155,36 @@ impl Packing {
         self.offsets.windows(2).map(|pair| &self.ids[pair[0] as usize..pair[1] as usize])
     }
 
+    /// For the answer to so many samples: in the long run as many come out as go in.
+    pub fn with_room(samples: usize) -> Self {
+        Self { ids: Vec::with_capacity(samples), ..Self::default() }
+    }
+
+    /// Samples that it has, in bins and given up.
+    pub(crate) fn samples(&self) -> usize {
+        self.end + self.dropped.len()
+    }
+
     /// The given-up samples so far.
     pub fn dropped(&self) -> &[u64] {
         &self.dropped
     }
 
-    pub(crate) fn finish(mut self, plugin: &str) -> Result<wit::Packing, PluginError> {
-        if let Some(message) = self.failure {
-            return Err(error(ErrorKind::BadConfig, format!("{plugin}: {message}")));
-        }
+    /// Bins and given-up samples as they leave: bin `i` is `ids[offsets[i]..offsets[i + 1]]`; then what was given up.
+    pub fn into_parts(mut self) -> (Vec<u32>, Vec<u64>, Vec<u64>) {
         if self.offsets.is_empty() {
             self.offsets.push(0);
         }
-        Ok(wit::Packing { offsets: self.offsets, ids: self.ids, dropped: self.dropped })
+        self.ids.truncate(self.end);
+        (self.offsets, self.ids, self.dropped)
+    }
+
+    pub(crate) fn finish(mut self, plugin: &str) -> Result<wit::Packing, PluginError> {
+        if let Some(message) = self.failure.take() {
+            return Err(error(ErrorKind::BadConfig, format!("{plugin}: {message}")));
+        }
+        let (offsets, ids, dropped) = self.into_parts();
+        Ok(wit::Packing { offsets, ids, dropped })
     }
 }
 
@@ -167,10 +202,11 @@ pub trait Packer: Plugin {
     /// Takes samples, in order, and gives the bins that are finished.
     fn push(&mut self, items: &[Item], out: &mut Packing);
 
-    /// The stream ends: gives every open sample.
+    /// The stream ends: gives the open samples, all of them or, where they are many, some with each call. It is called again
+    /// until none is open, with no other call between; a call that gives none while some are open fails the stream.
     fn flush(&mut self, out: &mut Packing);
 
-    /// The open state.
+    /// The open state, of a stream that has not ended.
     fn state(&self) -> Self::State;
 
     /// Continues from `state`, in a started packer.
@@ -222,8 +258,7 @@ impl<P: Packer> Runner<P> {
         if let Some(patches) = patches {
             self.items.iter_mut().zip(patches).for_each(|(item, &patches)| item.patches = patches);
         }
-        // In the long run as many come out as go in.
-        let mut out = Packing { ids: Vec::with_capacity(self.items.len()), ..Packing::default() };
+        let mut out = Packing::with_room(self.items.len());
         self.packer.push(&self.items, &mut out);
         out.finish(P::NAME)
     }
@@ -273,15 +308,20 @@ mod tests {
     }
 
     #[test]
-    fn flat_bins_follow_others() {
+    fn bins_follow_each_other_however_they_are_added() {
         let mut out = Packing::default();
-        out.flat(vec![0], vec![]);
-        out.flat(vec![0, 2, 3], vec![5, 4, 9]);
+        out.listed([], |_| ());
+        out.listed([2, 3], |ids| ids.extend([5, 4, 9]));
         out.bin([1, 2]);
-        out.flat(vec![0, 1], vec![7]);
-        assert_eq!(out.bins().collect::<Vec<_>>(), [&[5, 4][..], &[9], &[1, 2], &[7]]);
+        out.bin_with(3, |ids| ids.copy_from_slice(&[8, 6, 3]));
+        out.bin([]);
+        out.bin_with(0, |ids| assert!(ids.is_empty()));
+        out.listed([1], |ids| ids.push(7));
+        out.bin_with(1, |ids| ids[0] = 0);
+        assert_eq!(out.bins().collect::<Vec<_>>(), [&[5, 4][..], &[9], &[1, 2], &[8, 6, 3], &[7], &[0]]);
+        assert_eq!(out.samples(), 10);
         let out = out.finish("p").unwrap();
-        assert_eq!((out.offsets, out.ids), (vec![0, 2, 3, 5, 6], vec![5, 4, 9, 1, 2, 7]));
+        assert_eq!((out.offsets, out.ids), (vec![0, 2, 3, 5, 8, 9, 10], vec![5, 4, 9, 1, 2, 8, 6, 3, 7, 0]));
     }
 
     #[test]

@@ -289,15 +289,21 @@ impl<P: Packer> PackerUnderTest<P> {
         bins
     }
 
-    /// Ends the stream; gives the last bins.
+    /// Ends the stream, with as many calls as the packer takes; gives the last bins.
     ///
     /// # Panics
     /// The call fails or breaks the contract.
     pub fn flush(&mut self) -> Vec<Vec<u64>> {
-        let packing = self.runner.flush();
-        let bins = self.check(packing);
-        assert!(self.open.is_empty(), "{} samples never came back", self.open.len());
-        bins
+        let mut bins = Vec::new();
+        loop {
+            let before = self.open.len();
+            let packing = self.runner.flush();
+            bins.extend(self.check(packing));
+            if self.open.is_empty() {
+                return bins;
+            }
+            assert!(self.open.len() < before, "{before} samples never came back");
+        }
     }
 
     /// Samples that are held back now.
@@ -342,18 +348,30 @@ impl<P: Packer> PackerUnderTest<P> {
     }
 }
 
-/// Packs `items` through `P` directly, without columns or checks: for timing.
+/// Packs `items` through `P` directly, without columns or checks, and gives its answer to each call: for timing.
 ///
 /// # Panics
 /// The configuration or the limits are refused.
-pub fn pack_natively<P: Packer>(config: Json, limits: Limits, items: &[Item], batch: usize) -> Packing {
+pub fn pack_natively<P: Packer>(config: Json, limits: Limits, items: &[Item], batch: usize) -> Vec<Packing> {
     let (mut packer, _) = make::<P>(&config, &[]).expect("the configuration is good");
     packer.start(limits).expect("the limits are good");
-    let mut out = Packing::default();
-    items.chunks(batch).for_each(|chunk| packer.push(chunk, &mut out));
-    packer.flush(&mut out);
-    assert_eq!(out.failure(), None, "the call failed");
-    out
+    let mut answers: Vec<Packing> = Vec::with_capacity(items.len() / batch.max(1) + 2);
+    let mut open = items.len();
+    for chunk in items.chunks(batch) {
+        let mut out = Packing::with_room(chunk.len());
+        packer.push(chunk, &mut out);
+        open -= out.samples();
+        answers.push(out);
+    }
+    while open > 0 {
+        let mut out = Packing::default();
+        packer.flush(&mut out);
+        assert_eq!(out.failure(), None, "the call failed");
+        assert!(out.samples() > 0, "{open} samples never came back");
+        open -= out.samples();
+        answers.push(out);
+    }
+    answers
 }
 
 /// A configured prompt.

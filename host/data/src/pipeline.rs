@@ -78,8 +78,8 @@ pub trait PackStage: Send {
     fn start(&mut self, limits: &PackLimits) -> Result<(), DataError>;
     /// Adds samples (columns `id`, `length`, `patches`); finished bins come out.
     fn push(&mut self, ctx: &CallCtx, batch: &Batch) -> Result<Packing, DataError>;
-    /// Ends the stream: all open samples come out.
-    fn flush(&mut self) -> Result<Packing, DataError>;
+    /// Ends the stream: open samples come out, all of them or some with each call; `None` when all have. Called until then.
+    fn flush(&mut self) -> Result<Option<Packing>, DataError>;
     /// Open state as bytes.
     fn save(&mut self) -> Result<Vec<u8>, DataError>;
     /// Continues from saved bytes, in a started stage.
@@ -288,7 +288,7 @@ impl PackStage for PackerInstance {
     fn push(&mut self, ctx: &CallCtx, batch: &Batch) -> Result<Packing, DataError> {
         Ok(PackerInstance::push(self, ctx, batch)?)
     }
-    fn flush(&mut self) -> Result<Packing, DataError> {
+    fn flush(&mut self) -> Result<Option<Packing>, DataError> {
         Ok(PackerInstance::flush(self)?)
     }
     fn save(&mut self) -> Result<Vec<u8>, DataError> {

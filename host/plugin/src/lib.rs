@@ -57,7 +57,7 @@ pub use load::{AssetInfo, Inspection, Plugin, PluginInfo, PluginSpec, surface};
 pub use metric::{MetricInfo, MetricInstance, MetricValue, Scored};
 pub use oci::{OciError, OciReference, OciStore, Stored};
 pub use package::{PackageError, package_roots};
-pub use packer::{Bins, PackLimits, PackerInstance, Packing};
+pub use packer::{Bins, PackContract, PackLimits, PackerInstance, Packing};
 pub use prompt::{Message, Mode, Part, Piece, PromptInstance, PromptOutput, Rendered, Segment};
 pub use replay::{Replay, Verdict};
 pub use resolve::{Located, locate, resolve, split_pin};

@@ -7,6 +7,7 @@
 //! the saved state. Order is data here, so a failure is never worked around.
 
 mod bins;
+mod contract;
 mod ledger;
 
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,10 @@ use crate::instance::{CallError, Core, Counters, Guest, select};
 use crate::load::{KindIndices, Loaded, Plugin};
 use crate::log::StoreData;
 use crate::scan::Kind;
-use crate::{Batch, CallCtx, ColumnData};
+use crate::{Batch, CallCtx};
 
 pub use bins::Bins;
+pub use contract::PackContract;
 use ledger::Ledger;
 
 impl Guest for wit::Guest {
@@ -59,9 +61,10 @@ pub struct Packing {
 pub struct PackerInstance {
     core: Core<wit::Guest>,
     limits: Option<PackLimits>,
-    /// Length of every sample that is in the packer.
-    open: Ledger,
+    contract: PackContract,
     lost: Option<String>,
+    /// Whether `flush` was called and has not said that it is through.
+    ending: bool,
     /// What it saw since its last saved state.
     journal: Journal,
 }
@@ -75,8 +78,9 @@ impl Plugin {
             KindIndices::Packer(_) => Ok(PackerInstance {
                 core: Core::new(self.clone())?,
                 limits: None,
-                open: Ledger::default(),
+                contract: PackContract::default(),
                 lost: None,
+                ending: false,
                 journal: Journal::new(self.loaded()),
             }),
             _ => Err(self.wrong_kind(Kind::Packer)),
@@ -97,12 +101,12 @@ impl PackerInstance {
 
     /// Number of samples that are in the packer.
     pub fn open_items(&self) -> usize {
-        self.open.len()
+        self.contract.open.len()
     }
 
     /// The samples that are in the packer, with their lengths in tokens, by id.
     pub fn open_lengths(&self) -> Vec<(u64, u32)> {
-        self.open.sorted()
+        self.contract.open.sorted()
     }
 
     /// Begins a stream; forgets an earlier one, and an earlier failure.
@@ -110,8 +114,8 @@ impl PackerInstance {
         if self.lost.take().is_some() {
             self.core.disarm();
         }
-        self.open.clear();
-        self.limits = None;
+        self.contract.open.clear();
+        (self.limits, self.ending) = (None, false);
         let raw = wit::Limits {
             capacity: limits.capacity,
             max_items_per_bin: limits.max_items_per_bin,
@@ -132,7 +136,8 @@ impl PackerInstance {
             return Ok(Packing::default());
         }
         let (columns, bytes) = select(&self.core.plugin, items, &["id", "length"])?;
-        self.enter(items, &limits)?;
+        let refused = |why| PluginError::BadBatch { plugin: self.core.name().to_owned(), why };
+        self.contract.enter(items, &limits).map_err(refused)?;
         self.core.counters.rows_in += u64::from(items.rows);
         let wit_ctx = self.core.ctx(ctx, 0);
         let wit_batch = types::Batch { rows: items.rows, columns: &columns };
@@ -141,7 +146,7 @@ impl PackerInstance {
         let at = Occasion::rows(ctx, items, None);
         let packing = self.settle("push", answer, at)?;
         let packing = self.strike(&limits, packing).and_then(|packing| {
-            let (open, most) = (self.open.len(), limits.max_open_items as usize);
+            let (open, most) = (self.contract.open.len(), limits.max_open_items as usize);
             if most > 0 && open > most {
                 return Err(format!("it holds {open} samples back, max-open-items is {most}"));
             }
@@ -152,29 +157,35 @@ impl PackerInstance {
         Ok(packing)
     }
 
-    /// Ends the stream: every open sample comes back.
-    pub fn flush(&mut self) -> Result<Packing, PluginError> {
-        let limits = self.ready()?;
-        let rows = self.open.len() as u64;
+    /// Ends the stream: open samples come back, all at once or, from a packer that holds many, some with each call; `None`
+    /// when all of them have. To be called until then: nothing else may be asked of a stream that is ending.
+    pub fn flush(&mut self) -> Result<Option<Packing>, PluginError> {
+        let limits = self.sound()?;
+        let rows = self.contract.open.len() as u64;
+        if self.ending && rows == 0 {
+            self.ending = false;
+            return Ok(None);
+        }
+        self.ending = true;
         let answer = self.core.call("flush", rows, 0, |guest, store| guest.call_flush(store));
         let packing = self.settle("flush", answer, Occasion::default())?;
         let packing = self.strike(&limits, packing).and_then(|packing| {
-            if self.open.is_empty() {
+            if self.contract.open.is_empty() || (self.contract.open.len() as u64) < rows {
                 return Ok(packing);
             }
-            let lost: Vec<u64> = self.open.sorted().into_iter().take(5).map(|(id, _)| id).collect();
-            Err(format!("{} samples never came back, among them ids {lost:?}", self.open.len()))
+            let lost: Vec<u64> = self.contract.open.sorted().into_iter().take(5).map(|(id, _)| id).collect();
+            Err(format!("{} samples never came back, among them ids {lost:?}", self.contract.open.len()))
         });
-        self.keep_rule("flush", packing, Occasion::default())
+        self.keep_rule("flush", packing, Occasion::default()).map(Some)
     }
 
     /// The stream's state: the plugin's and the host's ledger.
     pub fn save(&mut self) -> Result<Vec<u8>, PluginError> {
         let limits = self.ready()?;
-        let rows = self.open.len() as u64;
+        let rows = self.contract.open.len() as u64;
         let answer = self.core.call("save", rows, 0, |guest, store| guest.call_save(store));
         let guest = self.settle("save", answer, Occasion::default())?;
-        let open = self.open.sorted();
+        let open = self.contract.open.sorted();
         let mut state = Vec::with_capacity(28 + 12 * open.len() + guest.len());
         state.extend_from_slice(STATE_MAGIC);
         for n in [limits.capacity, limits.max_items_per_bin, limits.max_open_items] {
@@ -203,61 +214,29 @@ impl PackerInstance {
         let answer = self.core.call("restore", rows, fuel_bytes, |guest, store| guest.call_restore(store, saved.guest));
         self.settle("restore", answer, Occasion { argument: Some(state), ..Occasion::default() })?;
         self.journal.at(state);
-        self.open = saved.open;
+        self.contract.open = saved.open;
         Ok(())
     }
 
-    /// The limits, if a stream is running and sound.
+    /// The limits, if a stream is running and sound, and not about to end.
     fn ready(&self) -> Result<PackLimits, PluginError> {
+        let limits = self.sound()?;
+        if self.ending {
+            let plugin = self.core.name().to_owned();
+            let why = format!("the stream is ending and {} samples are to be flushed yet", self.contract.open.len());
+            return Err(PluginError::BadBatch { plugin, why });
+        }
+        Ok(limits)
+    }
+
+    /// The limits, if a stream is running and sound.
+    fn sound(&self) -> Result<PackLimits, PluginError> {
         let plugin = || self.core.name().to_owned();
         if let Some(earlier) = &self.lost {
             let next = "begin the stream again, or restore a saved one after start()";
             return Err(PluginError::Poisoned { plugin: plugin(), earlier: earlier.clone(), next });
         }
         self.limits.ok_or_else(|| PluginError::BadBatch { plugin: plugin(), why: "no stream was started".into() })
-    }
-
-    /// Puts the samples on the ledger; all of them or, where one is wrong, none.
-    fn enter(&mut self, items: &Batch, limits: &PackLimits) -> Result<(), PluginError> {
-        let bad = |why: String| PluginError::BadBatch { plugin: self.core.name().to_owned(), why };
-        let (Some(ColumnData::S64s(ids)), Some(ColumnData::U32s(lengths))) =
-            (items.column("id").map(|c| &c.data), items.column("length").map(|c| &c.data))
-        else {
-            return Err(bad("column id must be s64s and column length u32s".into()));
-        };
-        // The common case first: ids in a row, all lengths good. What follows finds out what is wrong, if anything is.
-        // Folds look at many at once; a search would stop at the first, and so look at one after the other.
-        let in_a_row = ids.windows(2).fold(true, |all, pair| all & (pair[1] == pair[0].wrapping_add(1)));
-        let good = lengths.iter().fold(ids.len() == lengths.len(), |all, length| all & (*length <= limits.capacity));
-        if let Some(first) = ids.first().and_then(|id| u64::try_from(*id).ok())
-            && in_a_row
-            && good
-            && self.open.insert_run(first, lengths)
-        {
-            return Ok(());
-        }
-        let mut problem = None;
-        let mut entered = 0;
-        for (id, length) in ids.iter().zip(lengths) {
-            let Ok(key) = u64::try_from(*id) else {
-                problem = Some(format!("id {id} is negative"));
-                break;
-            };
-            if *length > limits.capacity {
-                problem = Some(format!("sample {id} has {length} tokens and a bin holds {}", limits.capacity));
-                break;
-            }
-            if !self.open.insert(key, *length) {
-                problem = Some(format!("id {id} is in the packer already"));
-                break;
-            }
-            entered += 1;
-        }
-        let Some(why) = problem else { return Ok(()) };
-        for id in &ids[..entered] {
-            self.open.remove(id.cast_unsigned());
-        }
-        Err(bad(why))
     }
 
     /// Turns a failed or refused call into the error that ends this stream.
@@ -269,6 +248,11 @@ impl PackerInstance {
     ) -> Result<R, PluginError> {
         let answer = answer.and_then(|inner| inner.map_err(|e| self.core.refused(call, e)));
         answer.map_err(|e| self.end(e, at))
+    }
+
+    /// Checks an answer. The error is the broken rule.
+    fn strike(&mut self, limits: &PackLimits, raw: wit::Packing) -> Result<Packing, String> {
+        self.contract.strike(limits, raw.offsets, raw.ids, raw.dropped)
     }
 
     fn keep_rule(
@@ -290,45 +274,6 @@ impl PackerInstance {
         self.lost = Some(error.to_string());
         self.core.disarm();
         error
-    }
-
-    /// Checks an answer against the ledger and strikes it off. The error is the broken rule.
-    fn strike(&mut self, limits: &PackLimits, raw: wit::Packing) -> Result<Packing, String> {
-        let offsets = &raw.offsets[..];
-        let ends_at = offsets.last().copied().unwrap_or(0) as usize;
-        if offsets.first().is_some_and(|first| *first != 0) || ends_at != raw.ids.len() {
-            return Err(format!(
-                "offsets run from {} to {ends_at} over {} ids, they must run from 0 to their number",
-                offsets.first().copied().unwrap_or(0),
-                raw.ids.len()
-            ));
-        }
-        let most = if limits.max_items_per_bin > 0 { limits.max_items_per_bin as usize } else { usize::MAX };
-        let mut open = self.open.striking();
-        let unknown =
-            |id: u64| format!("it returned id {id}, which is not in the packer (never pushed, or returned before)");
-        for (i, ends) in offsets.windows(2).enumerate() {
-            let ids = raw.ids.get(ends[0] as usize..ends[1] as usize);
-            let ids = ids.ok_or_else(|| format!("offsets of bin {i} are {} and {}", ends[0], ends[1]))?;
-            if ids.is_empty() {
-                return Err(format!("bin {i} is empty"));
-            }
-            if ids.len() > most {
-                return Err(format!("bin {i} has {} samples, max-items-per-bin is {most}", ids.len()));
-            }
-            let mut tokens = 0;
-            for id in ids {
-                tokens += u64::from(open.remove(*id).ok_or_else(|| unknown(*id))?);
-            }
-            if tokens > u64::from(limits.capacity) {
-                return Err(format!("bin {i} has {tokens} tokens, the capacity is {}", limits.capacity));
-            }
-        }
-        for id in &raw.dropped {
-            open.remove(*id).ok_or_else(|| unknown(*id))?;
-        }
-        drop(open);
-        Ok(Packing { bins: Bins::new(raw.offsets, raw.ids), dropped: raw.dropped })
     }
 }
 

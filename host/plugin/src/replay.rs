@@ -155,7 +155,10 @@ impl Bundle {
                 match function {
                     "start" | "init" | "describe" => Ok(()),
                     "push" => packer.push(&ctx, &batch).map(drop),
-                    "flush" => packer.flush().map(drop),
+                    "flush" => {
+                        while packer.flush()?.is_some() {}
+                        Ok(())
+                    }
                     "save" => packer.save().map(drop),
                     "restore" => packer.restore(&argument),
                     _ => Err(unknown()),

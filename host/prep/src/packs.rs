@@ -114,8 +114,10 @@ pub fn pack_lengths(
         let packing = stage.push(&ctx, &Batch { rows: ordinals.len() as u32, columns })?;
         packs.add(&packing, &order, &lengths)?;
     }
-    let packing = stage.flush()?;
-    packs.add(&packing, &order, &lengths)?;
+    while let Some(packing) = stage.flush()? {
+        tick(0)?;
+        packs.add(&packing, &order, &lengths)?;
+    }
     let placed = packs.ordinals.len() + packs.dropped.len();
     if placed != kept {
         return Err(DataError::Worker(format!("the packer was given {kept} samples and placed {placed}")).into());

@@ -109,7 +109,8 @@ fn judge(plugin: &Plugin) -> Result<(), PluginError> {
             let mut packer = plugin.packer()?;
             packer.start(&PackLimits { capacity: 10, max_items_per_bin: 0, max_open_items: 0 })?;
             packer.push(&ctx, &rows)?;
-            packer.flush().map(|_| ())
+            while packer.flush()?.is_some() {}
+            Ok(())
         }
         Kind::Metric => {
             let mut metric = plugin.metric()?;

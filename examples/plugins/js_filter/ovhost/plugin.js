@@ -73,7 +73,7 @@ export class Packer extends Plugin {
     throw new Error("a packer writes push(items, out)");
   }
 
-  /** The stream ends: gives every open sample. */
+  /** The stream ends: gives the open samples, all or some; called again until none is open. */
   flush(_out) {
     throw new Error("a packer writes flush(out)");
   }

@@ -114,7 +114,7 @@ class Packer(Plugin):
         raise NotImplementedError
 
     def flush(self, out):
-        """The stream ends: gives every open sample."""
+        """The stream ends: gives the open samples, all or some; called again until none is open."""
         raise NotImplementedError
 
     def state(self):

@@ -132,8 +132,10 @@ impl PackThread {
             let outcomes = answer.recv().map_err(|_| DataError::Worker("a worker thread is gone".into()))??;
             self.take(chunk, outcomes)?;
         }
-        let packing = self.stage.as_mut().map(|stage| stage.flush()).transpose()?;
-        let bins = packing.map(|packing| self.settle(packing)).transpose()?.unwrap_or_default();
+        let mut bins = Vec::new();
+        while let Some(packing) = self.stage.as_mut().map(|stage| stage.flush()).transpose()?.flatten() {
+            bins.extend(self.settle(packing)?);
+        }
         let snapshot = Arc::new(self.snapshot(None, &bins));
         self.deliver(bins, &snapshot)?;
         let rejects = std::mem::take(&mut self.rejects);

@@ -137,8 +137,10 @@ impl PackStage for FirstFit {
         }
         Ok(packing)
     }
-    fn flush(&mut self) -> Result<Packing, DataError> {
-        Ok(Packing { bins: self.bins.drain(..).map(|b| b.0).collect(), dropped: Vec::new() })
+    /// A bin with each call.
+    fn flush(&mut self) -> Result<Option<Packing>, DataError> {
+        let bin = (!self.bins.is_empty()).then(|| self.bins.remove(0).0);
+        Ok(bin.map(|bin| Packing { bins: [bin].iter().collect(), dropped: Vec::new() }))
     }
     fn save(&mut self) -> Result<Vec<u8>, DataError> {
         Ok(serde_json::to_vec(&self.bins).unwrap())

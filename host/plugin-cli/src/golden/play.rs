@@ -219,7 +219,9 @@ fn packer(plugin: &Plugin, case: &Case, batch: &Batch, how: How) -> Result<Value
         }
         add(packer.push(ctx, part)?);
     }
-    add(packer.flush()?);
+    while let Some(part) = packer.flush()? {
+        add(part);
+    }
     Ok(json::packing(&all))
 }
 

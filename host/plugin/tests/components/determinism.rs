@@ -362,9 +362,13 @@ fn pack(
         }
         out.push((packing.bins.to_vecs(), packing.dropped));
     }
-    let rest = packer.flush().unwrap();
+    let (mut bins, mut dropped) = (Vec::new(), Vec::new());
+    while let Some(rest) = packer.flush().unwrap() {
+        bins.extend(rest.bins.to_vecs());
+        dropped.extend(rest.dropped);
+    }
     assert_eq!(packer.open_items(), 0);
-    out.push((rest.bins.to_vecs(), rest.dropped));
+    out.push((bins, dropped));
     out
 }
 

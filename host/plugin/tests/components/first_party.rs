@@ -101,7 +101,9 @@ fn pack(name: &str, lengths: &[u32], step: usize, move_at: Option<usize>) -> Vec
         assert!(packing.dropped.is_empty());
         bins.extend(packing.bins.to_vecs());
     }
-    bins.extend(packer.flush().unwrap().bins.to_vecs());
+    while let Some(packing) = packer.flush().unwrap() {
+        bins.extend(packing.bins.to_vecs());
+    }
     assert_eq!(packer.open_items(), 0);
     bins
 }

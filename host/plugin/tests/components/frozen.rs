@@ -71,7 +71,9 @@ fn the_packer_of_old() {
     packer.restore(&state).unwrap();
     let mut bins = first.bins.to_vecs();
     bins.extend(packer.push(&ctx(), &samples(&[(7, 5), (8, 5)])).unwrap().bins.to_vecs());
-    bins.extend(packer.flush().unwrap().bins.to_vecs());
+    while let Some(packing) = packer.flush().unwrap() {
+        bins.extend(packing.bins.to_vecs());
+    }
     assert_eq!(bins, [vec![6], vec![0, 2], vec![1, 3, 4], vec![5, 7, 8]]);
 }
 

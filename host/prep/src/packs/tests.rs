@@ -39,9 +39,9 @@ impl PackStage for InOrder {
         }
         Ok(packing)
     }
-    fn flush(&mut self) -> Result<Packing, DataError> {
-        let bins = (!self.open.0.is_empty()).then(|| std::mem::take(&mut self.open.0));
-        Ok(Packing { bins: bins.into_iter().collect(), dropped: Vec::new() })
+    fn flush(&mut self) -> Result<Option<Packing>, DataError> {
+        let bin = (!self.open.0.is_empty()).then(|| std::mem::take(&mut self.open.0));
+        Ok(bin.map(|bin| Packing { bins: [bin].iter().collect(), dropped: Vec::new() }))
     }
     fn save(&mut self) -> Result<Vec<u8>, DataError> {
         Ok(Vec::new())
@@ -110,8 +110,8 @@ fn a_packer_that_loses_samples_is_an_error() {
         fn push(&mut self, ctx: &CallCtx, batch: &Batch) -> Result<Packing, DataError> {
             self.0.push(ctx, batch)
         }
-        fn flush(&mut self) -> Result<Packing, DataError> {
-            Ok(Packing::default())
+        fn flush(&mut self) -> Result<Option<Packing>, DataError> {
+            Ok(None)
         }
         fn save(&mut self) -> Result<Vec<u8>, DataError> {
             Ok(Vec::new())

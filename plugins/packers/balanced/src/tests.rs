@@ -30,9 +30,10 @@ fn mixture(count: usize) -> Vec<Item> {
 }
 
 /// Of a list of bins: share of the capacity that holds tokens; mean and variance of the patches per bin.
-fn figures(packing: &Packing, items: &[Item], capacity: u32) -> (f64, f64, f64) {
-    let sums: Vec<(f64, f64)> = packing
-        .bins()
+fn figures(answers: &[Packing], items: &[Item], capacity: u32) -> (f64, f64, f64) {
+    let sums: Vec<(f64, f64)> = answers
+        .iter()
+        .flat_map(Packing::bins)
         .map(|bin| {
             let items = bin.iter().map(|&id| items[id as usize]);
             items.fold((0.0, 0.0), |sum, item| (sum.0 + f64::from(item.length), sum.1 + f64::from(item.patches)))

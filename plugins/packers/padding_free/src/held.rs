@@ -36,33 +36,53 @@ impl Held {
         self.len
     }
 
-    /// Adds samples.
-    pub fn extend(&mut self, mut items: &[Item]) {
+    /// Adds samples; gives those to `too_long` that are longer than `longest`.
+    pub fn extend(&mut self, mut items: &[Item], longest: u32, too_long: &mut impl FnMut(u64)) {
         while let Some(first) = items.first() {
             let at = self.len % PIECE;
             if at == 0 {
                 self.ids.push(Ids::From(first.id));
                 self.lengths.push(Vec::with_capacity(PIECE));
             }
-            let (now, later) = items.split_at(items.len().min(PIECE - at));
-            if let (Some(ids), Some(lengths)) = (self.ids.last_mut(), self.lengths.last_mut()) {
-                if let Ids::From(id) = *ids {
-                    // A fold looks at many at once; a search would stop at the first.
-                    let next = (0..).map(|i| id.wrapping_add(at as u64).wrapping_add(i));
-                    let follow = now.iter().zip(next).fold(true, |all, (item, next)| all & (item.id == next));
-                    if !follow {
-                        let mut listed = Vec::with_capacity(PIECE);
-                        listed.extend((0..at as u64).map(|i| id.wrapping_add(i)));
-                        *ids = Ids::Listed(listed);
+            let now;
+            (now, items) = items.split_at(items.len().min(PIECE - at));
+            let (Some(ids), Some(lengths)) = (self.ids.last_mut(), self.lengths.last_mut()) else { return };
+            // One loop that finds out whether the ids follow each other and all are short enough: nearly always.
+            let next = if let Ids::From(id) = *ids { id.wrapping_add(at as u64) } else { 0 };
+            let (mut follow, mut most) = (true, 0);
+            lengths.extend(now.iter().zip(0..).map(|(item, i)| {
+                follow &= item.id == next.wrapping_add(i);
+                most = most.max(item.length);
+                item.length
+            }));
+            if most > longest {
+                lengths.truncate(at);
+                if at == 0 {
+                    self.ids.pop();
+                    self.lengths.pop();
+                }
+                for part in now.split_inclusive(|item| item.length > longest) {
+                    match part.split_last() {
+                        Some((last, part)) if last.length > longest => {
+                            self.extend(part, longest, too_long);
+                            too_long(last.id);
+                        }
+                        _ => self.extend(part, longest, too_long),
                     }
                 }
-                if let Ids::Listed(listed) = ids {
-                    listed.extend(now.iter().map(|item| item.id));
-                }
-                lengths.extend(now.iter().map(|item| item.length));
-                self.len += now.len();
+                continue;
             }
-            items = later;
+            if let Ids::From(id) = *ids
+                && !follow
+            {
+                let mut listed = Vec::with_capacity(PIECE);
+                listed.extend((0..at as u64).map(|i| id.wrapping_add(i)));
+                *ids = Ids::Listed(listed);
+            }
+            if let Ids::Listed(listed) = ids {
+                listed.extend(now.iter().map(|item| item.id));
+            }
+            self.len += now.len();
         }
     }
 
@@ -71,25 +91,39 @@ impl Held {
         self.lengths.iter().map(Vec::as_slice)
     }
 
-    /// Calls `listed` or, where ids follow each other, `run` with the first of them, for each piece and its lengths.
-    pub fn pieces<T>(&self, to: &mut T, run: impl Fn(&mut T, u64, &[u32]), listed: impl Fn(&mut T, &[u64], &[u32])) {
-        for (ids, lengths) in self.ids.iter().zip(&self.lengths) {
-            match ids {
-                Ids::From(first) => run(to, *first, lengths),
-                Ids::Listed(ids) => listed(to, ids, lengths),
-            }
+    /// The same, to write something else in their place. What [`Self::items`] gives as lengths is then that.
+    pub fn lengths_mut(&mut self) -> impl Iterator<Item = &mut [u32]> {
+        self.lengths.iter_mut().map(Vec::as_mut_slice)
+    }
+
+    /// Adds the ids of samples, by their numbers of arrival.
+    pub fn ids_of(&self, numbers: &[u32], ids: &mut Vec<u64>) {
+        let Some(Ids::From(first)) = self.ids.first() else {
+            return ids.extend(numbers.iter().map(|number| self.id(*number as usize)));
+        };
+        let pieces = self.ids.iter().zip((0..).step_by(PIECE));
+        let follows = |(piece, at): (&Ids, u64)| matches!(piece, Ids::From(id) if *id == first.wrapping_add(at));
+        if pieces.map(follows).all(|follows| follows) {
+            ids.extend(numbers.iter().map(|number| first.wrapping_add(u64::from(*number))));
+        } else {
+            ids.extend(numbers.iter().map(|number| self.id(*number as usize)));
+        }
+    }
+
+    #[inline(always)]
+    fn id(&self, number: usize) -> u64 {
+        let (piece, at) = (number / PIECE, number % PIECE);
+        match &self.ids[piece] {
+            Ids::From(first) => first.wrapping_add(at as u64),
+            Ids::Listed(ids) => ids[at],
         }
     }
 
     /// The samples, in order.
     pub fn items(&self) -> impl ExactSizeIterator<Item = Item> {
-        (0..self.len).map(|index| {
-            let (piece, at) = (index / PIECE, index % PIECE);
-            let id = match &self.ids[piece] {
-                Ids::From(first) => first.wrapping_add(at as u64),
-                Ids::Listed(ids) => ids[at],
-            };
-            Item { id, length: self.lengths[piece][at], patches: 0 }
+        (0..self.len).map(|number| {
+            let length = self.lengths[number / PIECE][number % PIECE];
+            Item { id: self.id(number), length, patches: 0 }
         })
     }
 }
@@ -97,7 +131,7 @@ impl Held {
 impl FromIterator<Item> for Held {
     fn from_iter<I: IntoIterator<Item = Item>>(items: I) -> Self {
         let mut held = Self::default();
-        items.into_iter().for_each(|item| held.extend(&[item]));
+        items.into_iter().for_each(|item| held.extend(&[item], u32::MAX, &mut |_| ()));
         held
     }
 }
@@ -129,7 +163,7 @@ impl<'de> Deserialize<'de> for Saved {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Held, A::Error> {
                 let mut held = Held::default();
                 while let Some(item) = list.next_element()? {
-                    held.extend(&[item]);
+                    held.extend(&[item], u32::MAX, &mut |_| ());
                 }
                 Ok(held)
             }
@@ -157,19 +191,22 @@ mod tests {
                 let items: Vec<Item> =
                     (0..count).map(|i| Item { id: id(i), length: i as u32 % 9, patches: 0 }).collect();
                 let mut held = Held::default();
-                items.chunks(1000).for_each(|items| held.extend(items));
+                let mut too_long = Vec::new();
+                for items in items.chunks(1000) {
+                    // Among samples that are too long, which leave no trace.
+                    let mut items = items.to_vec();
+                    for at in [items.len(), items.len() / 2, 0].into_iter().take(count % 3) {
+                        items.insert(at, Item { id: 5, length: 10, patches: 0 });
+                    }
+                    held.extend(&items, 9, &mut |id| too_long.push(id));
+                }
+                assert!(too_long.iter().all(|id| *id == 5) && too_long.is_empty() == (count % 3 == 0 || count == 0));
                 assert_eq!((held.len(), held.ids.len()), (count, count.div_ceil(PIECE)));
                 let lengths = held.lengths().flatten().copied();
                 assert!(held.items().eq(items.iter().copied()) && lengths.eq(items.iter().map(|item| item.length)));
-                let mut pieces = Vec::new();
-                let run = |to: &mut Vec<(u64, u32)>, first: u64, lengths: &[u32]| {
-                    to.extend(lengths.iter().zip(0..).map(|(length, i)| (first.wrapping_add(i), *length)));
-                };
-                let in_list = |to: &mut Vec<(u64, u32)>, ids: &[u64], lengths: &[u32]| {
-                    to.extend(ids.iter().copied().zip(lengths.iter().copied()));
-                };
-                held.pieces(&mut pieces, run, in_list);
-                assert!(pieces.into_iter().eq(items.iter().map(|item| (item.id, item.length))));
+                let (backwards, mut ids) = ((0..count as u32).rev().collect::<Vec<_>>(), Vec::new());
+                held.ids_of(&backwards, &mut ids);
+                assert!(ids.into_iter().eq(items.iter().rev().map(|item| item.id)));
                 // No piece grows, and ids are listed where they must be: what a sample takes is known.
                 assert!(held.lengths.iter().all(|piece| piece.capacity() == PIECE));
                 for (ids, listed) in held.ids.iter().zip(listed) {

@@ -3,7 +3,7 @@
 //!
 //! `mode = "window"`: up to `window` samples are held back. When there are more, one bin is made: the oldest sample, then
 //! again and again the longest that still fits. So no sample waits for ever, and the many lengths in the window close the
-//! last gap. At the end of the stream bins start with the longest sample instead, which needs the fewest bins for what is
+//! last gap. At the end of the stream bins start with the longest sample instead, which needs few bins for what is
 //! left.
 //!
 //! ```text
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! `mode = "offline"`: everything is held back and packed when the stream ends, the longest first, each into the bin that it
-//! fills best (best fit decreasing over the histogram of lengths). That takes the fewest bins, and memory for every sample:
-//! it is for data preparation, not for a stream without end.
+//! fills best (best fit decreasing over the histogram of lengths). That takes fewer bins, and memory for every sample: it
+//! is for data preparation, not for a stream without end.
 //!
 //! ```toml
 //! [plugins.packer]
@@ -34,6 +34,7 @@ mod held;
 mod offline;
 mod window;
 use held::{Held, Saved};
+use offline::Packed;
 use window::{Taken, Window};
 
 /// Lengths have a queue each, so the capacity bounds the memory; this is far above any context.
@@ -81,6 +82,8 @@ pub struct PaddingFree {
     window: Window,
     /// What mode "offline" has collected.
     all: Rc<Held>,
+    /// The same once the stream ends, in bins of which some are out.
+    packed: Option<Packed>,
     /// The bin that is being made.
     taken: Taken,
 }
@@ -97,7 +100,7 @@ impl Plugin for PaddingFree {
         findings.require(config.max_samples > 0, "/max_samples", || "must be at least 1".into());
         findings.finish()?;
         let (window, all, taken) = (Window::new(0), Rc::default(), Taken::default());
-        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, taken })
+        Ok(Self { config, capacity: 0, max_items: 0, max_open: 0, window, all, packed: None, taken })
     }
 }
 
@@ -106,17 +109,13 @@ impl PaddingFree {
     fn hold(&mut self, items: &[Item], out: &mut Packing) {
         // Nobody else has it: what a checkpoint shared is gone when its bytes are written.
         let all = Rc::make_mut(&mut self.all);
-        let too_long = |item: &Item| item.length > self.capacity;
-        items.iter().filter(|item| too_long(item)).for_each(|item| out.give_up(item.id));
-        for items in items.split(too_long) {
-            if items.len() > self.max_open - all.len() {
-                return out.fail(format!(
-                    "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
-                     limits.memory_mib (40 a million samples) and limits.output_mib (12); or set mode to \"window\"",
-                    self.max_open
-                ));
-            }
-            all.extend(items);
+        all.extend(items, self.capacity, &mut |id| out.give_up(id));
+        if all.len() > self.max_open {
+            out.fail(format!(
+                "mode \"offline\" holds {} samples back, as many as max_samples allows: raise max_samples, and with it \
+                 limits.memory_mib (40 a million samples); or set mode to \"window\"",
+                self.max_open
+            ));
         }
     }
 
@@ -124,7 +123,7 @@ impl PaddingFree {
     #[inline(never)]
     fn close_bin(&mut self, first: u32, out: &mut Packing) {
         self.window.take(first, self.capacity, self.max_items, &mut self.taken);
-        self.window.ids(&mut self.taken, |ids| out.bin(ids.iter().copied()));
+        self.window.bin(&mut self.taken, out);
     }
 }
 
@@ -149,7 +148,7 @@ impl Packer for PaddingFree {
         self.capacity = capacity;
         self.max_items = limits.most_items();
         self.window = Window::new(capacity);
-        self.all = Rc::default();
+        (self.all, self.packed) = (Rc::default(), None);
         Ok(())
     }
 
@@ -160,7 +159,8 @@ impl Packer for PaddingFree {
         let mut rest = items;
         while !rest.is_empty() {
             // As many as make the window overflow.
-            let (now, later) = rest.split_at(rest.len().min(self.max_open - self.window.len() + 1));
+            let room = (self.max_open - self.window.len()).saturating_add(1);
+            let (now, later) = rest.split_at(rest.len().min(room));
             self.window.insert(now, |id| out.give_up(id));
             if self.window.len() > self.max_open
                 && let Some(oldest) = self.window.oldest()
@@ -173,8 +173,15 @@ impl Packer for PaddingFree {
 
     fn flush(&mut self, out: &mut Packing) {
         if self.config.mode == Packs::Offline {
-            let all = std::mem::take(&mut self.all);
-            return offline::pack(&all, self.capacity, self.max_items, out);
+            let (capacity, max_items) = (self.capacity, self.max_items);
+            let packed = self.packed.get_or_insert_with(|| {
+                offline::pack(Rc::unwrap_or_clone(std::mem::take(&mut self.all)), capacity, max_items)
+            });
+            packed.give(out);
+            if packed.is_empty() {
+                self.packed = None;
+            }
+            return;
         }
         while let Some(longest) = self.window.longest() {
             self.close_bin(longest, out);
@@ -190,7 +197,7 @@ impl Packer for PaddingFree {
 
     fn restore(&mut self, Saved(state): Saved) -> Result<(), String> {
         check_restored(state.items(), self.capacity, self.max_open)?;
-        (self.window, self.all) = (Window::new(self.capacity), Rc::default());
+        (self.window, self.all, self.packed) = (Window::new(self.capacity), Rc::default(), None);
         match self.config.mode {
             Packs::Window => state.items().for_each(|item| self.window.insert(&[item], |_| ())),
             Packs::Offline => self.all = state,

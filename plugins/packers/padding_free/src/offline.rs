@@ -5,6 +5,8 @@
 //!  rooms       1: bin 0    4092: bin 2   …                 bins by the room that they have left
 //!  sample      ──► the bin with the least room that it fits in, the oldest of those; none: a new bin
 //! ```
+//! Then the samples are put into the order of their bins, and leave some thousand at a time.
+//!
 //! Both are queues per number of tokens with a bitmap over them, so a sample costs a few steps however many there are.
 
 use ovhost_sdk::prelude::*;
@@ -57,70 +59,42 @@ impl Rooms {
     }
 }
 
-/// The lists that a packing is made of.
-struct Lists {
-    /// By capacity less length: where the next sample of that length has its bin in `bin_of`.
-    places: Vec<u32>,
-    /// By length, the longest first, then by arrival.
-    bin_of: Vec<u32>,
-    bins: Vec<Bin>,
-    capacity: u32,
-    /// Of the samples, bin after bin.
-    ids: Vec<u64>,
-    /// Where each bin begins and ends in `ids`; so many bins are there.
-    offsets: Vec<u32>,
-    listed: usize,
-}
-
-/// Samples that are looked up at once.
-const AHEAD: usize = 256;
-
-impl Lists {
-    /// Puts the next samples into their bins. A bin gets its place in the list when its first sample comes.
-    ///
-    /// Three short loops rather than a long one: each waits for memory, and the less there is in its steps, the more of them
-    /// wait at once. In WebAssembly a longer one would write half of its variables to the stack in each step.
-    fn add(&mut self, mut ids: impl Iterator<Item = u64>, lengths: &[u32]) {
-        let mut ahead = [0; AHEAD];
-        for lengths in lengths.chunks(AHEAD) {
-            let ahead = &mut ahead[..lengths.len()];
-            look_up(&mut self.places, &self.bin_of, self.capacity, lengths, ahead);
-            self.listed = place(&mut self.bins, &mut self.offsets, self.listed, ahead);
-            write(&mut self.ids, &mut ids, ahead);
-        }
-    }
-}
-
-/// Bins of the next samples.
+/// Bins of samples, in place of their lengths. `places`: by capacity less length, where the next sample of that length has its
+/// bin in `bin_of`.
+///
+/// This and the two after it are short loops rather than one long: each waits for memory, and the less there is in its steps,
+/// the more of them wait at once. In WebAssembly a longer one would write half of its variables to the stack in each step.
 #[inline(never)]
-fn look_up(places: &mut [u32], bin_of: &[u32], capacity: u32, lengths: &[u32], bins: &mut [u32]) {
-    for (bin, length) in bins.iter_mut().zip(lengths) {
-        let place = &mut places[(capacity - length) as usize];
-        *bin = bin_of[*place as usize];
+fn look_up(places: &mut [u32], bin_of: &[u32], capacity: u32, lengths: &mut [u32]) {
+    for length in lengths {
+        let place = &mut places[(capacity - *length) as usize];
+        *length = bin_of[*place as usize];
         *place += 1;
     }
 }
 
-/// Makes bins of samples their places in the list of ids. So many bins have a place before, and after.
+/// Places of samples in the order of bins, in place of their bins. A bin gets its place when its first sample comes: `offsets`
+/// says where bins begin and end, of which so many have a place before, and after.
 #[inline(never)]
-fn place(bins: &mut [Bin], offsets: &mut [u32], mut listed: usize, ahead: &mut [u32]) -> usize {
-    for bin in ahead {
-        let made = &mut bins[*bin as usize];
+fn place(bins: &mut [Bin], offsets: &mut [u32], mut listed: usize, samples: &mut [u32]) -> usize {
+    for sample in samples {
+        let made = &mut bins[*sample as usize];
         if made.next == NONE {
             made.next = offsets[listed];
             listed += 1;
             offsets[listed] = made.next + made.items;
         }
-        *bin = made.next;
+        *sample = made.next;
         made.next += 1;
     }
     listed
 }
 
+/// Samples by their places: these, of which the first is number `first`.
 #[inline(never)]
-fn write(list: &mut [u64], ids: &mut impl Iterator<Item = u64>, places: &[u32]) {
-    for (place, id) in places.iter().zip(ids) {
-        list[*place as usize] = id;
+fn write(order: &mut [u32], first: u32, places: &[u32]) {
+    for (place, sample) in places.iter().zip(first..) {
+        order[*place as usize] = sample;
     }
 }
 
@@ -170,19 +144,53 @@ fn fit(places: &[u32], tokens: u64, capacity: u32, max_items: usize) -> (Vec<Bin
     (bins, bin_of)
 }
 
-/// Packs `held`, of which none is longer than `capacity`, into bins of at most `max_items`. Bins come in the order of their
+/// Samples in bins, on their way out.
+pub struct Packed {
+    held: Held,
+    /// Numbers of samples by arrival, bin after bin.
+    order: Vec<u32>,
+    /// Where each bin begins and ends in `order`.
+    offsets: Vec<u32>,
+    /// Bins that are out.
+    given: usize,
+}
+
+/// Samples that leave with a call: few enough for the memory of one call to serve the next.
+const AT_ONCE: u32 = 1 << 13;
+
+/// Packs samples, of which none is longer than `capacity`, into bins of at most `max_items`. Bins come in the order of their
 /// earliest samples, and each lists its samples in order of arrival.
 ///
-/// Takes 12 bytes a sample beside `held`, 16 a bin and 12 a token of the capacity.
-pub fn pack(held: &Held, capacity: u32, max_items: usize, out: &mut Packing) {
-    let (places, tokens) = histogram(held, capacity);
-    let (bins, bin_of) = fit(&places, tokens, capacity, max_items);
-    let (ids, offsets) = (vec![0; held.len()], vec![0; bins.len() + 1]);
-    let mut lists = Lists { places, bin_of, bins, capacity, ids, offsets, listed: 0 };
-    let run = |lists: &mut Lists, first: u64, lengths: &[u32]| {
-        lists.add((0..).map(|i| first.wrapping_add(i)), lengths);
-    };
-    let listed = |lists: &mut Lists, ids: &[u64], lengths: &[u32]| lists.add(ids.iter().copied(), lengths);
-    held.pieces(&mut lists, run, listed);
-    out.flat(lists.offsets, lists.ids);
+/// Takes 4 bytes a sample beside `held`, 12 a bin and 12 a token of the capacity.
+pub fn pack(mut held: Held, capacity: u32, max_items: usize) -> Packed {
+    let (mut places, tokens) = histogram(&held, capacity);
+    let (mut bins, bin_of) = fit(&places, tokens, capacity, max_items);
+    held.lengths_mut().for_each(|lengths| look_up(&mut places, &bin_of, capacity, lengths));
+    // Of bins that are known, the list is free for the order.
+    let (mut order, mut offsets) = (bin_of, vec![0; bins.len() + 1]);
+    let (mut first, mut listed) = (0, 0);
+    for samples in held.lengths_mut() {
+        listed = place(&mut bins, &mut offsets, listed, samples);
+        write(&mut order, first, samples);
+        first += samples.len() as u32;
+    }
+    Packed { held, order, offsets, given: 0 }
+}
+
+impl Packed {
+    /// Whether all bins are out.
+    pub fn is_empty(&self) -> bool {
+        self.given + 1 == self.offsets.len()
+    }
+
+    /// Adds the next bins.
+    pub fn give(&mut self, out: &mut Packing) {
+        let (begin, rest) = (self.offsets[self.given], &self.offsets[self.given + 1..]);
+        // One that has more samples leaves alone.
+        let bins = rest.iter().take_while(|end| **end - begin <= AT_ONCE).count().max(rest.len().min(1));
+        let ends = &rest[..bins];
+        let samples = &self.order[begin as usize..ends.last().map_or(begin, |end| *end) as usize];
+        out.listed(ends.iter().map(|end| end - begin), |ids| self.held.ids_of(samples, ids));
+        self.given += bins;
+    }
 }

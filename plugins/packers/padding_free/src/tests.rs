@@ -189,11 +189,11 @@ fn offline_refuses_one_sample_too_many_when_it_comes() {
     let mut out = Packing::default();
     packer.push(&[item(0, 3), item(1, 11), item(2, 7), item(3, 1)], &mut out);
     assert_eq!((out.failure(), out.dropped()), (None, &[1][..]));
+    let saved = packer.state();
     packer.push(&[item(4, 1)], &mut out);
     let message = out.failure().unwrap();
     assert!(message.contains("holds 3 samples") && message.contains("max_samples") && message.contains("memory_mib"));
     // A saved state may hold no more either.
-    let saved = packer.state();
     let config = Config { mode: Packs::Offline, max_samples: 2, ..Config::default() };
     let mut small = PaddingFree::new(config, &Assets::default()).unwrap();
     small.start(limits(10, 0, 0)).unwrap();
@@ -222,6 +222,33 @@ fn limits_hold() {
     odd.extend([0, 0, 8192, 8193, u32::MAX]);
     let placed: usize = pack(&json!({ "window": 5 }), limits(8192, 0, 0), &odd, 7).iter().map(Vec::len).sum();
     assert_eq!(placed, odd.len() - 2);
+}
+
+#[test]
+fn offline_bins_leave_in_pieces_of_bounded_size() {
+    let items = |count: usize, id: fn(u64) -> u64| -> Vec<Item> {
+        let lengths = published_lengths(count);
+        lengths.into_iter().zip(0..).map(|(length, i)| Item { id: id(i), length, patches: 0 }).collect()
+    };
+    let config = json!({ "mode": "offline" });
+    // Ids in a row and ids that leap: packed alike.
+    let sizes: Vec<Vec<usize>> = [(|i| i) as fn(u64) -> u64, |i| 7 * i]
+        .map(|id| {
+            let items = items(50_000, id);
+            let answers = testing::pack_natively::<PaddingFree>(config.clone(), limits(8192, 0, 0), &items, 4096);
+            let sizes = answers.iter().map(|out| out.bins().map(<[u64]>::len).sum()).filter(|size| *size > 0);
+            let bins: Vec<&[u64]> = answers.iter().flat_map(Packing::bins).collect();
+            assert!(bins.is_sorted_by_key(|bin| bin[0]) && bins.iter().all(|bin| bin.is_sorted()));
+            sizes.collect()
+        })
+        .into();
+    assert_eq!(sizes[0], sizes[1]);
+    assert_eq!(sizes[0].iter().sum::<usize>(), 50_000);
+    assert!(sizes[0].len() > 6 && sizes[0].iter().all(|size| *size <= 1 << 13), "{sizes:?}");
+    // One bin that is larger than a piece.
+    let zeros: Vec<Item> = (0..20_000).map(|id| Item { id, length: 0, patches: 0 }).collect();
+    let answers = testing::pack_natively::<PaddingFree>(config, limits(8192, 0, 0), &zeros, 4096);
+    assert_eq!(answers.iter().flat_map(Packing::bins).map(<[u64]>::len).collect::<Vec<_>>(), [20_000]);
 }
 
 #[test]
@@ -260,10 +287,10 @@ fn the_cost_of_a_sample_does_not_grow_with_the_window() {
     for _ in 0..5 {
         for (best, window) in best.iter_mut().zip([1024, 65_536]) {
             let start = std::time::Instant::now();
-            let packing =
+            let answers =
                 testing::pack_natively::<PaddingFree>(json!({ "window": window }), limits(8192, 0, 0), &items, 256);
             *best = best.min(start.elapsed().as_secs_f64());
-            assert!(packing.bins().count() > 10_000);
+            assert!(answers.iter().flat_map(Packing::bins).count() > 10_000);
         }
     }
     let ratio = best[1] / best[0];

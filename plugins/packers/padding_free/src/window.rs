@@ -8,9 +8,12 @@
 //! ```
 //! Samples of one length leave in order of arrival, so the order of everything is fixed by the order of arrival alone.
 
-use ovhost_sdk::Item;
+use ovhost_sdk::{Item, Packing};
 
 use crate::bitmap::Bitmap;
+
+/// Samples of a bin that are looked up at once.
+const AHEAD: usize = 64;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -124,8 +127,11 @@ pub struct Window {
     slots: Vec<Slot>,
     free: u32,
     arrivals: Arrivals,
-    /// Per length: the first and the last slot of its queue.
+    /// Per length: the first and the last slot of its queue. Where there is none, the first is none, and the last whichever
+    /// was.
     queues: Vec<(u32, u32)>,
+    /// Per length: how many are open.
+    counts: Vec<u32>,
     lengths: Bitmap,
     open: usize,
 }
@@ -138,6 +144,7 @@ impl Window {
             free: NONE,
             arrivals: Arrivals::new(),
             queues: vec![(NONE, NONE); capacity as usize + 1],
+            counts: vec![0; capacity as usize + 1],
             lengths: Bitmap::new(capacity),
             open: 0,
         }
@@ -175,6 +182,7 @@ impl Window {
         }
         // Slices, so that the loop need not ask the vectors for their memory again after each write.
         let (slots, queues) = (self.slots.as_mut_slice(), self.queues.as_mut_slice());
+        let counts = &mut self.counts[..queues.len()];
         let (mut free, mut entered) = (self.free, 0);
         for &Item { id, length, .. } in items {
             let Some(queue) = queues.get_mut(length as usize) else {
@@ -185,6 +193,7 @@ impl Window {
             let at = free;
             free = slots[at as usize].next;
             slots[at as usize] = Slot { id, number, next: NONE };
+            counts[length as usize] += 1;
             if queue.0 == NONE {
                 *queue = (at, at);
                 self.lengths.insert(length);
@@ -226,54 +235,83 @@ impl Window {
 
     /// Takes the oldest sample of length `first`, which there must be, and then again and again the oldest of the longest
     /// that fit into the `room` that is left, until there are `most`. Puts them into `taken`.
+    ///
+    /// Lengths are chosen first and their samples looked up after: the choice needs no sample's memory, and a short loop that
+    /// waits for memory has more of its steps wait at once than a long one.
     #[inline(never)]
     pub fn take(&mut self, first: u32, mut room: u32, most: usize, taken: &mut Taken) {
         taken.0.clear();
+        let (mut lengths, mut next) = ([0; AHEAD], Some(first));
+        while let Some(length) = next
+            && taken.0.len() < most
+        {
+            let most = AHEAD.min(most - taken.0.len());
+            let chosen;
+            (chosen, next) = self.choose(length, &mut room, &mut lengths[..most]);
+            self.look_up(&lengths[..chosen], taken);
+        }
+    }
+
+    /// Chooses lengths from `length` on, as many as fit into `room` and `lengths`; gives their number, and the length after
+    /// them where the room allows one more.
+    #[inline(always)]
+    fn choose(&mut self, mut length: u32, room: &mut u32, lengths: &mut [u32]) -> (usize, Option<u32>) {
+        let (counts, mut there) = (self.counts.as_mut_slice(), self.lengths.view());
+        let mut left = *room;
+        for (index, chosen) in lengths.iter_mut().enumerate() {
+            *chosen = length;
+            let count = &mut counts[length as usize];
+            *count -= 1;
+            if *count == 0 {
+                there.remove(length);
+            }
+            left -= length;
+            match there.largest_up_to(left) {
+                Some(longest) => length = longest,
+                None => return (index + 1, None),
+            }
+        }
+        *room = left;
+        (lengths.len(), Some(length))
+    }
+
+    /// Takes the oldest sample of each of `lengths`.
+    #[inline(always)]
+    fn look_up(&mut self, lengths: &[u32], taken: &mut Taken) {
         // Slices, so that the loop need not ask the vectors for their memory again after each write.
         let (slots, queues) = (self.slots.as_mut_slice(), self.queues.as_mut_slice());
         let (open, mask) = (self.arrivals.open.as_mut_slice(), self.arrivals.lengths.len() - 1);
-        let (mut lengths, since) = (self.lengths.view(), self.arrivals.first as u32);
-        let mut length = first;
-        loop {
+        let (mut free, since) = (self.free, self.arrivals.first as u32);
+        taken.0.extend(lengths.iter().map(|&length| {
             let queue = &mut queues[length as usize];
             let at = queue.0;
             let slot = &mut slots[at as usize];
             let (number, next) = (slot.number, slot.next);
             queue.0 = next;
-            if next == NONE {
-                lengths.remove(length);
-            }
-            slot.next = self.free;
-            self.free = at;
+            slot.next = free;
+            free = at;
             open[(number as usize & mask) / 64] &= !(1 << (number % 64));
-            taken.0.push((number.wrapping_sub(since), at));
-            room -= length;
-            if taken.0.len() == most {
-                break;
-            }
-            match lengths.largest_up_to(room) {
-                Some(longest) => length = longest,
-                None => break,
-            }
-        }
-        self.open -= taken.0.len();
+            (number.wrapping_sub(since), at)
+        }));
+        self.free = free;
+        self.open -= lengths.len();
     }
 
-    /// Ids of samples that were taken after the last `insert`, in order of their arrival.
+    /// Makes a bin of samples that were taken after the last `insert`, in order of their arrival.
     #[inline(always)]
-    pub fn ids(&self, taken: &mut Taken, give: impl FnMut(&[u64])) {
+    pub fn bin(&self, taken: &mut Taken, out: &mut Packing) {
         match taken.0.len() {
-            0..=8 => self.few_ids::<8>(taken, give),
-            9..=16 => self.few_ids::<16>(taken, give),
-            17..=32 => self.few_ids::<32>(taken, give),
-            _ => self.many_ids(taken, give),
+            0..=8 => self.small_bin::<8>(taken, out),
+            9..=16 => self.small_bin::<16>(taken, out),
+            17..=32 => self.small_bin::<32>(taken, out),
+            _ => self.large_bin(taken, out),
         }
     }
 
     /// Each goes to the place that the number of earlier ones gives: no branch to be foreseen, and vectors compare.
     #[inline(always)]
-    fn few_ids<const MOST: usize>(&self, Taken(taken): &Taken, mut give: impl FnMut(&[u64])) {
-        let (mut numbers, mut places, mut ids) = ([u32::MAX; MOST], [0_u32; MOST], [0; MOST]);
+    fn small_bin<const MOST: usize>(&self, Taken(taken): &Taken, out: &mut Packing) {
+        let (mut numbers, mut places) = ([u32::MAX; MOST], [0_u32; MOST]);
         for (place, (number, _)) in numbers.iter_mut().zip(taken) {
             *place = *number;
         }
@@ -282,17 +320,18 @@ impl Window {
                 *place += u32::from(earlier < number);
             }
         }
-        for ((_, slot), place) in taken.iter().zip(places) {
-            ids[place as usize % MOST] = self.slots[*slot as usize].id;
-        }
-        give(&ids[..taken.len().min(MOST)]);
+        let slots = self.slots.as_slice();
+        out.bin_with(taken.len(), |ids| {
+            for ((_, slot), place) in taken.iter().zip(places) {
+                ids[place as usize] = slots[*slot as usize].id;
+            }
+        });
     }
 
     #[cold]
-    fn many_ids(&self, Taken(taken): &mut Taken, mut give: impl FnMut(&[u64])) {
+    fn large_bin(&self, Taken(taken): &mut Taken, out: &mut Packing) {
         taken.sort_unstable();
-        let ids: Vec<u64> = taken.iter().map(|(_, slot)| self.slots[*slot as usize].id).collect();
-        give(&ids);
+        out.bin(taken.iter().map(|(_, slot)| self.slots[*slot as usize].id));
     }
 }
 
@@ -310,10 +349,10 @@ mod tests {
     }
 
     fn take(window: &mut Window, length: u32, room: u32, most: usize) -> Vec<u64> {
-        let (mut taken, mut ids) = (Taken::default(), Vec::new());
+        let (mut taken, mut out) = (Taken::default(), Packing::default());
         window.take(length, room, most, &mut taken);
-        window.ids(&mut taken, |given| ids.extend_from_slice(given));
-        ids
+        window.bin(&mut taken, &mut out);
+        out.bins().flatten().copied().collect()
     }
 
     #[test]

@@ -74,8 +74,8 @@ fn batches_are_those_of_the_samples_themselves() {
             let ColumnData::S64s(ids) = &batch.column("id").unwrap().data else { panic!() };
             Ok(Packing { bins: ids.iter().map(|id| vec![*id as u64]).collect(), dropped: Vec::new() })
         }
-        fn flush(&mut self) -> Result<Packing, DataError> {
-            Ok(Packing::default())
+        fn flush(&mut self) -> Result<Option<Packing>, DataError> {
+            Ok(None)
         }
         fn save(&mut self) -> Result<Vec<u8>, DataError> {
             Ok(Vec::new())

@@ -87,8 +87,9 @@ impl Worker {
                         tally.add(&packing);
                         rows += u64::from(batch.rows);
                     }
-                    let packing = packer.flush()?;
-                    tally.add(&packing);
+                    while let Some(packing) = packer.flush()? {
+                        tally.add(&packing);
+                    }
                     // Every round packs the same.
                     bins.get_or_insert_with(|| tally.bins());
                     tally.stop();

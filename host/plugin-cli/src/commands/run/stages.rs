@@ -119,8 +119,10 @@ impl Stage {
     pub fn end(&mut self, out: &mut Output) -> Result<()> {
         match self {
             Stage::Packer(bins) => {
-                let last = bins.packer.flush()?;
-                bins.show(&last, out)
+                while let Some(last) = bins.packer.flush()? {
+                    bins.show(&last, out)?;
+                }
+                Ok(())
             }
             Stage::Metric(metric, _) => {
                 let values = metric.finalize()?;

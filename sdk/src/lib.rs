@@ -19,7 +19,8 @@
 //! }
 //!
 //! #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-//! #[serde(default)]
+//! #[serde(default, crate = "ovhost_sdk::serde")]
+//! #[schemars(crate = "ovhost_sdk::schemars")]
 //! struct Config {
 //!     /// Fewest words that are kept.
 //!     min_words: usize,
@@ -59,6 +60,9 @@
 //! assert_eq!(outcome.kept(), [true, false]);
 //! assert_eq!(outcome.reasons(), [None, Some("too few words")]);
 //! ```
+//!
+//! `ovhost-sdk` is the only dependency that a plugin needs. The derives find `serde` and `schemars` in it through the two
+//! `crate = "..."`; a crate that depends on the two itself leaves those out.
 //!
 //! Rules that the sandbox sets: a plugin has no clock, no files, no network and no randomness but [`RowCtx::rng`].
 //! Results must depend on the row alone, never on how rows were cut into batches, so keep no state between the rows of
@@ -104,6 +108,10 @@ mod pages {
 #[doc(hidden)]
 pub use export::private as __private;
 
+/// What derives of `Serialize`, `Deserialize` and `JsonSchema` need, so that a plugin's `Cargo.toml` names this crate alone:
+/// `#[serde(crate = "ovhost_sdk::serde")]` and `#[schemars(crate = "ovhost_sdk::schemars")]` say where the two are.
+pub use {schemars, serde, serde_json};
+
 pub use columns::{ColumnType, Need, Value, Write};
 pub use config::{Assets, ConfigError, Findings};
 pub use ctx::{Rng, RowCtx, SetValue};
@@ -115,7 +123,8 @@ pub use plugin::{ErrorKind, Plugin, PluginError};
 pub use prompt::{Message, Mode, Part, Piece, Prompt, Rendered, Segment};
 pub use rows::Row;
 
-/// What most plugins use, with the three derives that a configuration needs and `json!` for tests.
+/// What most plugins use, with the three derives that a configuration needs and `json!` for tests. Each derive is told
+/// where its crate is: `#[serde(crate = "ovhost_sdk::serde")]`, `#[schemars(crate = "ovhost_sdk::schemars")]`.
 pub mod prelude {
     pub use crate::{
         Assets, ConfigError, Fields, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue,

@@ -365,6 +365,17 @@ mod tests {
     }
 
     #[test]
+    fn a_project_depends_on_the_sdk_alone() {
+        for kind in Kind::ALL {
+            let made = files(&spec("mine", kind, Lang::Rust)).unwrap();
+            let manifest: toml::Table = toml::from_str(&made["Cargo.toml"]).unwrap();
+            let names: Vec<&String> = manifest["dependencies"].as_table().unwrap().keys().collect();
+            assert_eq!(names, ["ovhost-sdk"], "{kind}");
+            assert!(manifest.get("dev-dependencies").is_none());
+        }
+    }
+
+    #[test]
     fn another_sdk_takes_the_place_of_the_copy() {
         let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk");
         let with = Spec { sdk: Some(&sdk), ..spec("mine", Kind::Filter, Lang::Rust) };

@@ -8,7 +8,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Fewest words that are kept.
     pub min_words: u32,

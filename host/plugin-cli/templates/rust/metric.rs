@@ -6,7 +6,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// How far a number may be off, as a share of the right one; at least 0.
     pub tolerance: f64,
@@ -20,6 +21,7 @@ impl Default for Config {
 
 /// Rows, and the right ones: counts add up in any order.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Counts {
     rows: u64,
     right: u64,

@@ -7,7 +7,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Bins that are open at a time, at least 1. More fill better and hold more back.
     pub open_bins: u32,
@@ -21,6 +22,7 @@ impl Default for Config {
 
 /// An open bin: its samples, and the tokens that they take.
 #[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Bin {
     ids: Vec<u64>,
     used: u32,

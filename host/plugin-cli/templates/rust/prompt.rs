@@ -6,7 +6,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// A line after the question and its options; empty for none.
     pub instruction: String,

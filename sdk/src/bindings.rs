@@ -279,7 +279,7 @@ interface packer {
   /// Finished bins: bin i holds `ids[offsets[i]..offsets[i+1]]`, in order. `dropped` are ids that the plugin gives
   /// up. Every id pushed comes back exactly once; the host checks that, and that no bin exceeds the limits.
   record packing {
-    /// Bins + 1 positions in `ids`, the first 0; [0] where no bin is finished.
+    /// Bins + 1 positions in `ids`, the first 0; only that 0 where no bin is finished.
     offsets: list<u32>,
     /// Ids of the samples in finished bins, bin after bin.
     ids: list<u64>,
@@ -2150,7 +2150,7 @@ pub mod exports {
       /// up. Every id pushed comes back exactly once; the host checks that, and that no bin exceeds the limits.
       #[derive(Clone, PartialEq)]
       pub struct Packing {
-        /// Bins + 1 positions in `ids`, the first 0; [0] where no bin is finished.
+        /// Bins + 1 positions in `ids`, the first 0; only that 0 where no bin is finished.
         pub offsets: _rt::Vec::<u32>,
         /// Ids of the samples in finished bins, bin after bin.
         pub ids: _rt::Vec::<u64>,

@@ -90,20 +90,10 @@ pub mod state;
 pub mod testing;
 pub mod text;
 
-/// The programs of the written pages, as tests.
+/// The programs of the tour, as tests; those of `docs/` are in the pages of the modules [`filter`] and so on.
 #[cfg(doctest)]
-mod pages {
-    #[doc = include_str!("../README.md")]
-    struct Readme;
-    #[doc = include_str!("../docs/filter.md")]
-    struct Filters;
-    #[doc = include_str!("../docs/packer.md")]
-    struct Packers;
-    #[doc = include_str!("../docs/prompt.md")]
-    struct Prompts;
-    #[doc = include_str!("../docs/metric.md")]
-    struct Metrics;
-}
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[doc(hidden)]
 pub use export::private as __private;

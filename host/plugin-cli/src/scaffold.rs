@@ -238,6 +238,8 @@ pub fn owned(lang: Lang) -> Result<BTreeMap<String, String>> {
     let mut out: BTreeMap<String, String> = match lang {
         Lang::Rust => {
             let mut crate_files: BTreeMap<String, String> = below("sdk/src/", "vendor/ovhost-sdk/src/").collect();
+            // Its modules' documentation includes them.
+            crate_files.extend(below("sdk/docs/", "vendor/ovhost-sdk/docs/"));
             let cargo = template("rust/sdk/Cargo.toml")?.replace("{{version}}", SDK_VERSION);
             crate_files.insert("vendor/ovhost-sdk/Cargo.toml".to_owned(), cargo);
             // `cargo fmt --all` goes into path dependencies: with the style that the sources have, it changes nothing.

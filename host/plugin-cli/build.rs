@@ -1,5 +1,5 @@
-//! Puts what `new` writes into the binary: the templates, the SDK's sources, the contract, and the lock file that the SDK is
-//! tested with. A list of `(name, text)` goes to `$OUT_DIR/embedded.rs`; names are relative to the repository, and those of
+//! Puts what `new` writes into the binary: the templates, the SDK's sources and pages, the contract, and the lock file that
+//! the SDK is tested with. A list of `(name, text)` goes to `$OUT_DIR/embedded.rs`; names are relative to the repository, and those of
 //! templates to `templates/`.
 
 use std::fmt::Write as _;
@@ -17,9 +17,12 @@ fn write_list() -> Result<(), String> {
     let (here, out) = (var("CARGO_MANIFEST_DIR")?, var("OUT_DIR")?);
     let root = here.join("../..");
     let mut files = Vec::new();
-    for (folder, name) in
-        [(here.join("templates"), "templates"), (root.join("sdk/src"), "sdk/src"), (root.join("wit"), "wit")]
-    {
+    for (folder, name) in [
+        (here.join("templates"), "templates"),
+        (root.join("sdk/src"), "sdk/src"),
+        (root.join("sdk/docs"), "sdk/docs"),
+        (root.join("wit"), "wit"),
+    ] {
         collect(&folder, name, &mut files)?;
     }
     files.push(("Cargo.lock".to_owned(), root.join("Cargo.lock")));

@@ -4,8 +4,9 @@
 pub const WIT: &str = r##"/// The contract between ovhost and its plugins, and the only one.
 ///
 /// A plugin is a WebAssembly component that exports `lifecycle` and one of `filter`, `packer`, `prompt`, `metric` (a
-/// filter that remembers rows: `filter-state` too), and imports `log` and nothing else. It is a pure function of its configuration, its assets and the batches that
-/// it is given: no clock, no files, no network, no randomness but `call-ctx.run-seed`.
+/// filter that remembers rows: `filter-state` too), and imports `log` and nothing else. It is a pure function of its
+/// configuration, its assets and the batches that it is given: no clock, no files, no network, no randomness but
+/// `call-ctx.run-seed`.
 ///
 /// Evolution: records, variants and enums below are CLOSED; changing one is a new major version. What must stay open
 /// (columns, configuration keys, roles, attributes) is named data. New optional behaviour is a new interface that the
@@ -30,33 +31,68 @@ interface types {
   }
 
   /// Variable-length rows: row i is `data[offsets[i]..offsets[i+1]]`; there are rows+1 offsets, the first is 0.
-  record ragged-u8 { offsets: list<u32>, data: list<u8> }
+  record ragged-u8 {
+    /// Where each row begins in `data`, and last where the last one ends; they never fall.
+    offsets: list<u32>,
+    /// All rows' values, one after another.
+    data: list<u8>,
+  }
   /// As `ragged-u8`, of u32 (token ids, the widths of a row's images).
-  record ragged-u32 { offsets: list<u32>, data: list<u32> }
+  record ragged-u32 {
+    /// Rows + 1 positions in `data`, counted in values.
+    offsets: list<u32>,
+    /// All rows' values, one after another.
+    data: list<u32>,
+  }
   /// As `ragged-u8`, of f32 (embeddings, scores).
-  record ragged-f32 { offsets: list<u32>, data: list<f32> }
+  record ragged-f32 {
+    /// Rows + 1 positions in `data`, counted in values.
+    offsets: list<u32>,
+    /// All rows' values, one after another.
+    data: list<f32>,
+  }
 
   /// One column's values, one per row.
   variant column-data {
     /// Small integers and booleans (0 or 1).
     u8s(list<u8>),
+    /// Counts, sizes in pixels or tokens.
     u32s(list<u32>),
+    /// Ids and ordinals.
     s64s(list<s64>),
+    /// Scores for which about 7 digits are enough.
     f32s(list<f32>),
+    /// Numbers that need all of about 16 digits.
     f64s(list<f64>),
-    /// UTF-8 text.
+    /// UTF-8 text. Each row is well-formed by itself; a plugin's column that is not is refused.
     utf8(ragged-u8),
+    /// Bytes that are no text, such as hashes.
     bytes(ragged-u8),
+    /// A list of integers a row, such as the widths of its pictures.
     u32-lists(ragged-u32),
+    /// A list of numbers a row, such as an embedding.
     f32-lists(ragged-f32),
   }
 
   /// A named column. `valid`, when present, has one byte per row: 0 means that the row has no value.
-  record column { name: string, data: column-data, valid: option<list<u8>> }
+  record column {
+    /// Such as `text`; wit/COLUMNS.md lists those of the host.
+    name: string,
+    /// The values. A row without one has some value here too, which means nothing.
+    data: column-data,
+    /// None: every row has a value.
+    valid: option<list<u8>>,
+  }
 
   /// `rows` rows; every column has that many.
-  record batch { rows: u32, columns: list<column> }
+  record batch {
+    /// At least 1.
+    rows: u32,
+    /// Each name once; those that the plugin asked for, in no order that it may count on.
+    columns: list<column>,
+  }
 
+  /// Whose fault a failed call is.
   enum error-kind {
     /// The configuration cannot work with these rows.
     bad-config,
@@ -68,20 +104,53 @@ interface types {
     internal,
   }
 
-  /// The whole call failed.
-  record plugin-error { kind: error-kind, message: string, detail: option<string> }
+  /// The whole call failed: the run stops with the message. What only concerns a row is a `row-error`.
+  record plugin-error {
+    /// Whose fault it is.
+    kind: error-kind,
+    /// What was seen, what is allowed, what to do. The host shows the first 2048 bytes.
+    message: string,
+    /// More for whoever looks for the cause, shown below the message; the first 4096 bytes.
+    detail: option<string>,
+  }
 
-  /// One row failed; the others are good.
-  record row-error { row: u32, message: string }
+  /// One row failed; the others are good. The host records the row as rejected and goes on, within the run's bound on rejects.
+  record row-error {
+    /// Position in the batch, from 0; each at most once.
+    row: u32,
+    /// Why. The host shows the first 1024 bytes.
+    message: string,
+  }
 
   /// A finding about the configuration. `path` is a JSON pointer into it ("/min_side").
-  record diagnostic { path: string, message: string, fatal: bool }
+  record diagnostic {
+    /// Where; "" is the whole configuration.
+    path: string,
+    /// What was seen and what is allowed.
+    message: string,
+    /// False: a warning, which alone does not refuse the configuration.
+    fatal: bool,
+  }
 }
 
 /// The one import. Bounded and rate-limited by the host, never blocks, returns nothing.
 interface log {
-  enum level { trace, debug, info, warn, error }
-  /// `fields` are structured key-value pairs shown after the message.
+  /// How much a line matters; users choose from which on they see lines.
+  enum level {
+    /// Single steps.
+    trace,
+    /// For the author of the plugin.
+    debug,
+    /// For the user.
+    info,
+    /// Something is wrong, and the run goes on.
+    warn,
+    /// Why the call is about to fail: the last one of a call is shown with the trap that ends it.
+    error,
+  }
+
+  /// One line for the host's log, with the plugin's name. `fields` are structured key-value pairs shown after the message.
+  /// Lines beyond the host's bounds are counted and not shown; bytes beyond the bound on a call's output end the call.
   log: func(level: level, message: string, fields: list<tuple<string, string>>);
 }
 
@@ -89,6 +158,7 @@ interface log {
 interface lifecycle {
   use types.{diagnostic};
 
+  /// Whether calls of one instance depend on each other.
   enum state-model {
     /// Rows are independent (or, for metrics, state merges): the host may run many instances.
     pure,
@@ -98,10 +168,16 @@ interface lifecycle {
   }
 
   /// A column that the plugin reads. A required one that the host does not have is an error before any data is read.
-  record column-need { name: string, required: bool }
+  record column-need {
+    /// Of the column.
+    name: string,
+    /// False: where the host has no such column, it is not in the batch.
+    required: bool,
+  }
 
   /// One plugin; a component may hold several of its kind.
   record entry {
+    /// Says which one to `init`, and to the recipe (`entry = "..."`): 1 to 64 of a-z A-Z 0-9 - _ . /, each once.
     name: string,
     /// One sentence for `ovhost plugin inspect`.
     summary: string,
@@ -113,18 +189,37 @@ interface lifecycle {
     writes: list<string>,
     /// Names of files (word lists, tables) that it wants at `init`; the recipe says where they are.
     assets: list<string>,
+    /// Whether the host may run many instances.
     state: state-model,
     /// Rows per call that would suit it; 0: any. A wish that is recorded: a host may cut the stream by its own measure
     /// (today's does), and no answer may depend on the cut.
     prefer-rows: u32,
   }
 
-  record description { name: string, version: string, license: string, homepage: string, entries: list<entry> }
+  /// Who made the component and what is in it.
+  record description {
+    /// Of the package: 1 to 64 of a-z A-Z 0-9 - _ . /
+    name: string,
+    /// The package's own, such as "0.1.0"; for people.
+    version: string,
+    /// As SPDX writes it ("Apache-2.0"); may be empty.
+    license: string,
+    /// An address; may be empty.
+    homepage: string,
+    /// 1 to 64 plugins, all of the component's kind.
+    entries: list<entry>,
+  }
 
   /// Called first, in an instance of its own. Must not depend on anything.
   describe: func() -> description;
 
-  record asset { name: string, data: list<u8> }
+  /// A file that the plugin asked for.
+  record asset {
+    /// One of the entry's `assets`.
+    name: string,
+    /// The whole file.
+    data: list<u8>,
+  }
 
   /// Called once, before any data. `config` is a JSON object. Returns the RESOLVED configuration (defaults filled
   /// in), which the run records; or every finding, at least one of them fatal.
@@ -135,6 +230,7 @@ interface lifecycle {
 interface filter {
   use types.{call-ctx, batch, column, row-error, plugin-error};
 
+  /// What a filter says of a batch.
   record decisions {
     /// One byte per row: 0 drops it, 1 keeps it.
     keep: list<u8>,
@@ -148,6 +244,8 @@ interface filter {
     errors: list<row-error>,
   }
 
+  /// Judges the rows of a batch, which has the columns of `reads`. Called again and again, after `init`; a trap costs the
+  /// instance, and of a pure filter the host then finds the rows that cause it, by halves.
   process: func(ctx: call-ctx, batch: batch) -> result<decisions, plugin-error>;
 }
 
@@ -168,6 +266,7 @@ interface filter-state {
 interface packer {
   use types.{call-ctx, batch, plugin-error};
 
+  /// What every bin of a stream must keep to.
   record limits {
     /// Most tokens in a bin.
     capacity: u32,
@@ -179,7 +278,14 @@ interface packer {
 
   /// Finished bins: bin i holds `ids[offsets[i]..offsets[i+1]]`, in order. `dropped` are ids that the plugin gives
   /// up. Every id pushed comes back exactly once; the host checks that, and that no bin exceeds the limits.
-  record packing { offsets: list<u32>, ids: list<u64>, dropped: list<u64> }
+  record packing {
+    /// Bins + 1 positions in `ids`, the first 0; only that 0 where no bin is finished.
+    offsets: list<u32>,
+    /// Ids of the samples in finished bins, bin after bin.
+    ids: list<u64>,
+    /// Ids that fit nowhere; the host records each as rejected.
+    dropped: list<u64>,
+  }
 
   /// Begins a stream (and forgets any earlier one).
   start: func(limits: limits) -> result<_, plugin-error>;
@@ -194,6 +300,9 @@ interface packer {
 
   /// The open state as bytes; `restore` in a started instance continues exactly from there.
   save: func() -> result<list<u8>, plugin-error>;
+
+  /// After `start` and before any `push`: takes what `save` gave, or says why it cannot (it does not fit the limits of `start`),
+  /// which ends the run.
   restore: func(state: list<u8>) -> result<_, plugin-error>;
 }
 
@@ -202,6 +311,7 @@ interface packer {
 interface prompt {
   use types.{call-ctx, batch, plugin-error, row-error};
 
+  /// What the rows are rendered for.
   enum mode {
     /// The answer is part of the output.
     train,
@@ -210,27 +320,69 @@ interface prompt {
   }
 
   /// A piece of a message. Indices count the row's images (or videos) from 0.
-  variant part { text(string), image(u32), video(u32) }
+  variant part {
+    /// Text, tokenised with special tokens disabled.
+    text(string),
+    /// The row's image of that index: the host puts its vision tokens here.
+    image(u32),
+    /// The row's video of that index.
+    video(u32),
+  }
 
   /// `role` is what the chat template knows: system, user, assistant, tool. `train`: the loss covers this message's
   /// content and the end-of-turn token after it.
-  record message { role: string, parts: list<part>, train: bool }
+  record message {
+    /// 1 to 64 bytes.
+    role: string,
+    /// The content, in order.
+    parts: list<part>,
+    /// False: the model reads it and does not learn to write it.
+    train: bool,
+  }
 
   /// `special` must name one special token of the tokenizer. `text` is always tokenised with special tokens
   /// disabled: a caption that says `<|im_end|>` is only text.
-  variant piece { text(string), special(string), image(u32), video(u32) }
-  record segment { piece: piece, train: bool }
+  variant piece {
+    /// Text, tokenised with special tokens disabled.
+    text(string),
+    /// A special token by name, one that `special-tokens` gives.
+    special(string),
+    /// The row's image of that index.
+    image(u32),
+    /// The row's video of that index.
+    video(u32),
+  }
 
-  variant rendered { conversation(list<message>), segments(list<segment>) }
+  /// A piece of finished input.
+  record segment {
+    /// What the model reads.
+    piece: piece,
+    /// Whether the loss covers it.
+    train: bool,
+  }
+
+  /// A row as the model reads it.
+  variant rendered {
+    /// Messages; the host writes the tokenizer's chat markup around them.
+    conversation(list<message>),
+    /// The whole input, markup included; at least one.
+    segments(list<segment>),
+  }
 
   /// One per row; a row named in `errors` has an empty conversation.
-  record output { items: list<rendered>, errors: list<row-error> }
+  record output {
+    /// As many as the batch has rows, in their order.
+    items: list<rendered>,
+    /// Rows that could not be rendered.
+    errors: list<row-error>,
+  }
 
   /// Special tokens that the plugin's segments use; checked against the tokenizer before any data is read.
   special-tokens: func() -> list<string>;
   /// Further strings that end an answer in `generate` mode.
   stop-strings: func() -> list<string>;
 
+  /// Renders the rows of a batch, which has the columns of `reads`. Called again and again, after `init`.
   render: func(ctx: call-ctx, mode: mode, batch: batch) -> result<output, plugin-error>;
 }
 
@@ -238,16 +390,54 @@ interface prompt {
 interface metric {
   use types.{call-ctx, batch, column, row-error, plugin-error};
 
-  record info { name: string, higher-is-better: bool, low: option<f64>, high: option<f64>, unit: string }
+  /// A value that the metric will give.
+  record info {
+    /// 1 to 64 bytes, each name once.
+    name: string,
+    /// Which way is good, for comparisons.
+    higher-is-better: bool,
+    /// Least possible value; none: any.
+    low: option<f64>,
+    /// Greatest possible value; none: any.
+    high: option<f64>,
+    /// Such as "%" or "tokens"; may be empty, at most 32 bytes.
+    unit: string,
+  }
+
   /// `count`: rows that it covers. Over no rows `value` is NaN, else it is finite.
-  record value { name: string, value: f64, count: u64, stderr: option<f64> }
+  record value {
+    /// One of `outputs`.
+    name: string,
+    /// Within its `low` and `high`, in its `unit`.
+    value: f64,
+    /// Rows that it covers; rows with an error count nowhere.
+    count: u64,
+    /// Standard error, in the value's unit, finite and not negative; none where it is not known.
+    stderr: option<f64>,
+  }
 
   /// The judge's messages for a row whose score needs one; the host asks the judge and calls `judged`.
-  record judge-request { row: u32, messages: list<tuple<string, string>> }
-  record scored { per-row: list<column>, errors: list<row-error>, needs-judge: list<judge-request> }
+  record judge-request {
+    /// Position in the batch, from 0; each at most once.
+    row: u32,
+    /// Pairs of role (user, system, assistant) and text; at least one.
+    messages: list<tuple<string, string>>,
+  }
 
-  /// The values that `finalize` gives.
+  /// What a metric says of a batch.
+  record scored {
+    /// Columns of scores, one value a row, only of names in `writes`.
+    per-row: list<column>,
+    /// Rows that could not be scored; the state must not have counted them.
+    errors: list<row-error>,
+    /// Rows that are counted only in `judged`.
+    needs-judge: list<judge-request>,
+  }
+
+  /// The values that `finalize` gives: 1 to 256, the same in every call after one `init`.
   outputs: func() -> list<info>;
+
+  /// Empties the state, as after `init`.
   reset: func();
 
   /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of
@@ -259,15 +449,23 @@ interface metric {
 
   /// Partial state as bytes; `merge` adds another's to this one's.
   save: func() -> result<list<u8>, plugin-error>;
+
+  /// Adds what another instance of the same configuration saved to this state, or says why it cannot, which ends the run.
   merge: func(state: list<u8>) -> result<_, plugin-error>;
+
+  /// Every value of `outputs`, over all rows of the state.
   finalize: func() -> result<list<value>, plugin-error>;
 }
 
+/// A filter that judges every row alone.
 world filter-plugin { import log; export lifecycle; export filter; }
 /// A filter that remembers rows.
 world stateful-filter-plugin { import log; export lifecycle; export filter; export filter-state; }
+/// Groups samples.
 world packer-plugin { import log; export lifecycle; export packer; }
+/// Turns rows into what the model reads.
 world prompt-plugin { import log; export lifecycle; export prompt; }
+/// Scores answers.
 world metric-plugin { import log; export lifecycle; export metric; }
 "##;
 
@@ -288,13 +486,19 @@ pub mod ovhost {
       super::super::super::__link_custom_section_describing_imports;
       
       use super::super::super::_rt;
+      /// How much a line matters; users choose from which on they see lines.
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
       pub enum Level {
+        /// Single steps.
         Trace,
+        /// For the author of the plugin.
         Debug,
+        /// For the user.
         Info,
+        /// Something is wrong, and the run goes on.
         Warn,
+        /// Why the call is about to fail: the last one of a call is shown with the trap that ends it.
         Error,
       }
       impl ::core::fmt::Debug for Level {
@@ -339,7 +543,8 @@ pub mod ovhost {
       }
 
       #[allow(unused_unsafe, clippy::all)]
-      /// `fields` are structured key-value pairs shown after the message.
+      /// One line for the host's log, with the plugin's name. `fields` are structured key-value pairs shown after the message.
+      /// Lines beyond the host's bounds are counted and not shown; bytes beyond the bound on a call's output end the call.
       #[allow(async_fn_in_trait)]
       pub fn log(level: Level,message: &str,fields: &[(_rt::String,_rt::String,)],) -> (){
         unsafe {
@@ -414,7 +619,9 @@ pub mod ovhost {
       /// Variable-length rows: row i is `data[offsets[i]..offsets[i+1]]`; there are rows+1 offsets, the first is 0.
       #[derive(Clone, PartialEq)]
       pub struct RaggedU8 {
+        /// Where each row begins in `data`, and last where the last one ends; they never fall.
         pub offsets: _rt::Vec::<u32>,
+        /// All rows' values, one after another.
         pub data: _rt::Vec::<u8>,
       }
       impl ::core::fmt::Debug for RaggedU8 {
@@ -425,7 +632,9 @@ pub mod ovhost {
       /// As `ragged-u8`, of u32 (token ids, the widths of a row's images).
       #[derive(Clone, PartialEq)]
       pub struct RaggedU32 {
+        /// Rows + 1 positions in `data`, counted in values.
         pub offsets: _rt::Vec::<u32>,
+        /// All rows' values, one after another.
         pub data: _rt::Vec::<u32>,
       }
       impl ::core::fmt::Debug for RaggedU32 {
@@ -436,7 +645,9 @@ pub mod ovhost {
       /// As `ragged-u8`, of f32 (embeddings, scores).
       #[derive(Clone, PartialEq)]
       pub struct RaggedF32 {
+        /// Rows + 1 positions in `data`, counted in values.
         pub offsets: _rt::Vec::<u32>,
+        /// All rows' values, one after another.
         pub data: _rt::Vec::<f32>,
       }
       impl ::core::fmt::Debug for RaggedF32 {
@@ -449,14 +660,21 @@ pub mod ovhost {
       pub enum ColumnData {
         /// Small integers and booleans (0 or 1).
         U8s(_rt::Vec::<u8>),
+        /// Counts, sizes in pixels or tokens.
         U32s(_rt::Vec::<u32>),
+        /// Ids and ordinals.
         S64s(_rt::Vec::<i64>),
+        /// Scores for which about 7 digits are enough.
         F32s(_rt::Vec::<f32>),
+        /// Numbers that need all of about 16 digits.
         F64s(_rt::Vec::<f64>),
-        /// UTF-8 text.
+        /// UTF-8 text. Each row is well-formed by itself; a plugin's column that is not is refused.
         Utf8(RaggedU8),
+        /// Bytes that are no text, such as hashes.
         Bytes(RaggedU8),
+        /// A list of integers a row, such as the widths of its pictures.
         U32Lists(RaggedU32),
+        /// A list of numbers a row, such as an embedding.
         F32Lists(RaggedF32),
       }
       impl ::core::fmt::Debug for ColumnData {
@@ -495,8 +713,11 @@ pub mod ovhost {
       /// A named column. `valid`, when present, has one byte per row: 0 means that the row has no value.
       #[derive(Clone, PartialEq)]
       pub struct Column {
+        /// Such as `text`; wit/COLUMNS.md lists those of the host.
         pub name: _rt::String,
+        /// The values. A row without one has some value here too, which means nothing.
         pub data: ColumnData,
+        /// None: every row has a value.
         pub valid: ::core::option::Option<_rt::Vec::<u8>>,
       }
       impl ::core::fmt::Debug for Column {
@@ -507,7 +728,9 @@ pub mod ovhost {
       /// `rows` rows; every column has that many.
       #[derive(Clone, PartialEq)]
       pub struct Batch {
+        /// At least 1.
         pub rows: u32,
+        /// Each name once; those that the plugin asked for, in no order that it may count on.
         pub columns: _rt::Vec::<Column>,
       }
       impl ::core::fmt::Debug for Batch {
@@ -515,6 +738,7 @@ pub mod ovhost {
           f.debug_struct("Batch").field("rows", &self.rows).field("columns", &self.columns).finish()
         }
       }
+      /// Whose fault a failed call is.
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
       pub enum ErrorKind {
@@ -564,11 +788,14 @@ pub mod ovhost {
         }
       }
 
-      /// The whole call failed.
+      /// The whole call failed: the run stops with the message. What only concerns a row is a `row-error`.
       #[derive(Clone, PartialEq)]
       pub struct PluginError {
+        /// Whose fault it is.
         pub kind: ErrorKind,
+        /// What was seen, what is allowed, what to do. The host shows the first 2048 bytes.
         pub message: _rt::String,
+        /// More for whoever looks for the cause, shown below the message; the first 4096 bytes.
         pub detail: ::core::option::Option<_rt::String>,
       }
       impl ::core::fmt::Debug for PluginError {
@@ -582,10 +809,12 @@ pub mod ovhost {
         }
       }
       impl ::core::error::Error for PluginError {}
-      /// One row failed; the others are good.
+      /// One row failed; the others are good. The host records the row as rejected and goes on, within the run's bound on rejects.
       #[derive(Clone, PartialEq)]
       pub struct RowError {
+        /// Position in the batch, from 0; each at most once.
         pub row: u32,
+        /// Why. The host shows the first 1024 bytes.
         pub message: _rt::String,
       }
       impl ::core::fmt::Debug for RowError {
@@ -596,8 +825,11 @@ pub mod ovhost {
       /// A finding about the configuration. `path` is a JSON pointer into it ("/min_side").
       #[derive(Clone, PartialEq)]
       pub struct Diagnostic {
+        /// Where; "" is the whole configuration.
         pub path: _rt::String,
+        /// What was seen and what is allowed.
         pub message: _rt::String,
+        /// False: a warning, which alone does not refuse the configuration.
         pub fatal: bool,
       }
       impl ::core::fmt::Debug for Diagnostic {
@@ -624,6 +856,7 @@ pub mod exports {
         
         use super::super::super::super::_rt;
         pub type Diagnostic = super::super::super::super::ovhost::plugin::types::Diagnostic;
+        /// Whether calls of one instance depend on each other.
         #[repr(u8)]
         #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
         pub enum StateModel {
@@ -665,7 +898,9 @@ pub mod exports {
         /// A column that the plugin reads. A required one that the host does not have is an error before any data is read.
         #[derive(Clone, PartialEq)]
         pub struct ColumnNeed {
+          /// Of the column.
           pub name: _rt::String,
+          /// False: where the host has no such column, it is not in the batch.
           pub required: bool,
         }
         impl ::core::fmt::Debug for ColumnNeed {
@@ -676,6 +911,7 @@ pub mod exports {
         /// One plugin; a component may hold several of its kind.
         #[derive(Clone, PartialEq)]
         pub struct Entry {
+          /// Says which one to `init`, and to the recipe (`entry = "..."`): 1 to 64 of a-z A-Z 0-9 - _ . /, each once.
           pub name: _rt::String,
           /// One sentence for `ovhost plugin inspect`.
           pub summary: _rt::String,
@@ -687,6 +923,7 @@ pub mod exports {
           pub writes: _rt::Vec::<_rt::String>,
           /// Names of files (word lists, tables) that it wants at `init`; the recipe says where they are.
           pub assets: _rt::Vec::<_rt::String>,
+          /// Whether the host may run many instances.
           pub state: StateModel,
           /// Rows per call that would suit it; 0: any. A wish that is recorded: a host may cut the stream by its own measure
           /// (today's does), and no answer may depend on the cut.
@@ -697,12 +934,18 @@ pub mod exports {
             f.debug_struct("Entry").field("name", &self.name).field("summary", &self.summary).field("config-schema", &self.config_schema).field("reads", &self.reads).field("writes", &self.writes).field("assets", &self.assets).field("state", &self.state).field("prefer-rows", &self.prefer_rows).finish()
           }
         }
+        /// Who made the component and what is in it.
         #[derive(Clone, PartialEq)]
         pub struct Description {
+          /// Of the package: 1 to 64 of a-z A-Z 0-9 - _ . /
           pub name: _rt::String,
+          /// The package's own, such as "0.1.0"; for people.
           pub version: _rt::String,
+          /// As SPDX writes it ("Apache-2.0"); may be empty.
           pub license: _rt::String,
+          /// An address; may be empty.
           pub homepage: _rt::String,
+          /// 1 to 64 plugins, all of the component's kind.
           pub entries: _rt::Vec::<Entry>,
         }
         impl ::core::fmt::Debug for Description {
@@ -710,9 +953,12 @@ pub mod exports {
             f.debug_struct("Description").field("name", &self.name).field("version", &self.version).field("license", &self.license).field("homepage", &self.homepage).field("entries", &self.entries).finish()
           }
         }
+        /// A file that the plugin asked for.
         #[derive(Clone, PartialEq)]
         pub struct Asset {
+          /// One of the entry's `assets`.
           pub name: _rt::String,
+          /// The whole file.
           pub data: _rt::Vec::<u8>,
         }
         impl ::core::fmt::Debug for Asset {
@@ -1072,6 +1318,7 @@ pub mod exports {
     pub type Column = super::super::super::super::ovhost::plugin::types::Column;
     pub type RowError = super::super::super::super::ovhost::plugin::types::RowError;
     pub type PluginError = super::super::super::super::ovhost::plugin::types::PluginError;
+    /// What a filter says of a batch.
     #[derive(Clone, PartialEq)]
     pub struct Decisions {
       /// One byte per row: 0 drops it, 1 keeps it.
@@ -1654,6 +1901,8 @@ pub mod exports {
         }
       } }
       pub trait Guest {
+        /// Judges the rows of a batch, which has the columns of `reads`. Called again and again, after `init`; a trap costs the
+        /// instance, and of a pure filter the host then finds the rows that cause it, by halves.
         #[allow(async_fn_in_trait)]
         fn process(ctx: CallCtx,batch: Batch,) -> ::core::result::Result<Decisions,PluginError>;
       }
@@ -1882,6 +2131,7 @@ pub mod exports {
       pub type CallCtx = super::super::super::super::ovhost::plugin::types::CallCtx;
       pub type Batch = super::super::super::super::ovhost::plugin::types::Batch;
       pub type PluginError = super::super::super::super::ovhost::plugin::types::PluginError;
+      /// What every bin of a stream must keep to.
       #[repr(C)]
       #[derive(Clone, Copy, PartialEq)]
       pub struct Limits {
@@ -1901,8 +2151,11 @@ pub mod exports {
       /// up. Every id pushed comes back exactly once; the host checks that, and that no bin exceeds the limits.
       #[derive(Clone, PartialEq)]
       pub struct Packing {
+        /// Bins + 1 positions in `ids`, the first 0; only that 0 where no bin is finished.
         pub offsets: _rt::Vec::<u32>,
+        /// Ids of the samples in finished bins, bin after bin.
         pub ids: _rt::Vec::<u64>,
+        /// Ids that fit nowhere; the host records each as rejected.
         pub dropped: _rt::Vec::<u64>,
       }
       impl ::core::fmt::Debug for Packing {
@@ -2478,6 +2731,8 @@ pub mod exports {
         /// The open state as bytes; `restore` in a started instance continues exactly from there.
         #[allow(async_fn_in_trait)]
         fn save() -> ::core::result::Result<_rt::Vec::<u8>,PluginError>;
+        /// After `start` and before any `push`: takes what `save` gave, or says why it cannot (it does not fit the limits of `start`),
+        /// which ends the run.
         #[allow(async_fn_in_trait)]
         fn restore(state: _rt::Vec::<u8>,) -> ::core::result::Result<(),PluginError>;
       }
@@ -2552,6 +2807,7 @@ pub mod exports {
       pub type Batch = super::super::super::super::ovhost::plugin::types::Batch;
       pub type PluginError = super::super::super::super::ovhost::plugin::types::PluginError;
       pub type RowError = super::super::super::super::ovhost::plugin::types::RowError;
+      /// What the rows are rendered for.
       #[repr(u8)]
       #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
       pub enum Mode {
@@ -2592,8 +2848,11 @@ pub mod exports {
       /// A piece of a message. Indices count the row's images (or videos) from 0.
       #[derive(Clone, PartialEq)]
       pub enum Part {
+        /// Text, tokenised with special tokens disabled.
         Text(_rt::String),
+        /// The row's image of that index: the host puts its vision tokens here.
         Image(u32),
+        /// The row's video of that index.
         Video(u32),
       }
       impl ::core::fmt::Debug for Part {
@@ -2615,8 +2874,11 @@ pub mod exports {
       /// content and the end-of-turn token after it.
       #[derive(Clone, PartialEq)]
       pub struct Message {
+        /// 1 to 64 bytes.
         pub role: _rt::String,
+        /// The content, in order.
         pub parts: _rt::Vec::<Part>,
+        /// False: the model reads it and does not learn to write it.
         pub train: bool,
       }
       impl ::core::fmt::Debug for Message {
@@ -2628,9 +2890,13 @@ pub mod exports {
       /// disabled: a caption that says `<|im_end|>` is only text.
       #[derive(Clone, PartialEq)]
       pub enum Piece {
+        /// Text, tokenised with special tokens disabled.
         Text(_rt::String),
+        /// A special token by name, one that `special-tokens` gives.
         Special(_rt::String),
+        /// The row's image of that index.
         Image(u32),
+        /// The row's video of that index.
         Video(u32),
       }
       impl ::core::fmt::Debug for Piece {
@@ -2651,9 +2917,12 @@ pub mod exports {
           }
         }
       }
+      /// A piece of finished input.
       #[derive(Clone, PartialEq)]
       pub struct Segment {
+        /// What the model reads.
         pub piece: Piece,
+        /// Whether the loss covers it.
         pub train: bool,
       }
       impl ::core::fmt::Debug for Segment {
@@ -2661,9 +2930,12 @@ pub mod exports {
           f.debug_struct("Segment").field("piece", &self.piece).field("train", &self.train).finish()
         }
       }
+      /// A row as the model reads it.
       #[derive(Clone, PartialEq)]
       pub enum Rendered {
+        /// Messages; the host writes the tokenizer's chat markup around them.
         Conversation(_rt::Vec::<Message>),
+        /// The whole input, markup included; at least one.
         Segments(_rt::Vec::<Segment>),
       }
       impl ::core::fmt::Debug for Rendered {
@@ -2681,7 +2953,9 @@ pub mod exports {
       /// One per row; a row named in `errors` has an empty conversation.
       #[derive(Clone, PartialEq)]
       pub struct Output {
+        /// As many as the batch has rows, in their order.
         pub items: _rt::Vec::<Rendered>,
+        /// Rows that could not be rendered.
         pub errors: _rt::Vec::<RowError>,
       }
       impl ::core::fmt::Debug for Output {
@@ -3222,6 +3496,7 @@ pub mod exports {
     /// Further strings that end an answer in `generate` mode.
     #[allow(async_fn_in_trait)]
     fn stop_strings() -> _rt::Vec::<_rt::String>;
+    /// Renders the rows of a batch, which has the columns of `reads`. Called again and again, after `init`.
     #[allow(async_fn_in_trait)]
     fn render(ctx: CallCtx,mode: Mode,batch: Batch,) -> ::core::result::Result<Output,PluginError>;
   }
@@ -3280,12 +3555,18 @@ pub mod metric {
   pub type Column = super::super::super::super::ovhost::plugin::types::Column;
   pub type RowError = super::super::super::super::ovhost::plugin::types::RowError;
   pub type PluginError = super::super::super::super::ovhost::plugin::types::PluginError;
+  /// A value that the metric will give.
   #[derive(Clone, PartialEq)]
   pub struct Info {
+    /// 1 to 64 bytes, each name once.
     pub name: _rt::String,
+    /// Which way is good, for comparisons.
     pub higher_is_better: bool,
+    /// Least possible value; none: any.
     pub low: ::core::option::Option<f64>,
+    /// Greatest possible value; none: any.
     pub high: ::core::option::Option<f64>,
+    /// Such as "%" or "tokens"; may be empty, at most 32 bytes.
     pub unit: _rt::String,
   }
   impl ::core::fmt::Debug for Info {
@@ -3296,9 +3577,13 @@ pub mod metric {
   /// `count`: rows that it covers. Over no rows `value` is NaN, else it is finite.
   #[derive(Clone, PartialEq)]
   pub struct Value {
+    /// One of `outputs`.
     pub name: _rt::String,
+    /// Within its `low` and `high`, in its `unit`.
     pub value: f64,
+    /// Rows that it covers; rows with an error count nowhere.
     pub count: u64,
+    /// Standard error, in the value's unit, finite and not negative; none where it is not known.
     pub stderr: ::core::option::Option<f64>,
   }
   impl ::core::fmt::Debug for Value {
@@ -3309,7 +3594,9 @@ pub mod metric {
   /// The judge's messages for a row whose score needs one; the host asks the judge and calls `judged`.
   #[derive(Clone, PartialEq)]
   pub struct JudgeRequest {
+    /// Position in the batch, from 0; each at most once.
     pub row: u32,
+    /// Pairs of role (user, system, assistant) and text; at least one.
     pub messages: _rt::Vec::<(_rt::String,_rt::String,)>,
   }
   impl ::core::fmt::Debug for JudgeRequest {
@@ -3317,10 +3604,14 @@ pub mod metric {
       f.debug_struct("JudgeRequest").field("row", &self.row).field("messages", &self.messages).finish()
     }
   }
+  /// What a metric says of a batch.
   #[derive(Clone, PartialEq)]
   pub struct Scored {
+    /// Columns of scores, one value a row, only of names in `writes`.
     pub per_row: _rt::Vec::<Column>,
+    /// Rows that could not be scored; the state must not have counted them.
     pub errors: _rt::Vec::<RowError>,
+    /// Rows that are counted only in `judged`.
     pub needs_judge: _rt::Vec::<JudgeRequest>,
   }
   impl ::core::fmt::Debug for Scored {
@@ -4798,9 +5089,10 @@ match result49 {
         }
       } }
       pub trait Guest {
-        /// The values that `finalize` gives.
+        /// The values that `finalize` gives: 1 to 256, the same in every call after one `init`.
         #[allow(async_fn_in_trait)]
         fn outputs() -> _rt::Vec::<Info>;
+        /// Empties the state, as after `init`.
         #[allow(async_fn_in_trait)]
         fn reset() -> ();
         /// Adds rows to the state and returns their scores. Columns `prediction` (utf8), `references` (utf8, a JSON list of
@@ -4813,8 +5105,10 @@ match result49 {
         /// Partial state as bytes; `merge` adds another's to this one's.
         #[allow(async_fn_in_trait)]
         fn save() -> ::core::result::Result<_rt::Vec::<u8>,PluginError>;
+        /// Adds what another instance of the same configuration saved to this state, or says why it cannot, which ends the run.
         #[allow(async_fn_in_trait)]
         fn merge(state: _rt::Vec::<u8>,) -> ::core::result::Result<(),PluginError>;
+        /// Every value of `outputs`, over all rows of the state.
         #[allow(async_fn_in_trait)]
         fn finalize() -> ::core::result::Result<_rt::Vec::<Value>,PluginError>;
       }

@@ -62,6 +62,15 @@ impl ColumnType {
 }
 
 /// A column that a plugin reads. The host copies in declared columns only.
+///
+/// ```
+/// use ovhost_sdk::{ColumnType, Need};
+///
+/// const READS: &[Need] =
+///     &[Need::utf8("text"), Need::u32s("width").optional(), Need::new("embedding", ColumnType::F32List)];
+/// assert!(READS[0].required && !READS[1].required);
+/// assert_eq!(READS[2].ty.name(), "f32-lists");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Need {
     /// Name of the column.
@@ -105,6 +114,13 @@ impl Need {
 }
 
 /// A column that a plugin adds: its name and the type of its values.
+///
+/// ```
+/// use ovhost_sdk::Write;
+///
+/// const WRITES: &[Write] = &[Write::f32s("score"), Write::utf8("language")];
+/// assert_eq!(WRITES[1].name, "language");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
     /// Name of the column.
@@ -169,7 +185,14 @@ impl Write {
     }
 }
 
-/// One value of an added column.
+/// One value of an added column, for values whose type is known only when the plugin runs.
+///
+/// ```
+/// use ovhost_sdk::Value;
+///
+/// assert_eq!(Value::from(true), Value::U8(1));
+/// assert_eq!(Value::from("en"), Value::Utf8("en".into()));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// For a column declared with [`Write::u8s`].

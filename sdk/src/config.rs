@@ -11,6 +11,13 @@ use crate::bindings::exports::ovhost::plugin::lifecycle::Asset;
 use crate::bindings::ovhost::plugin::types::Diagnostic;
 
 /// Why a plugin refuses its configuration or assets: at least one finding that names a place in the configuration.
+///
+/// ```
+/// use ovhost_sdk::ConfigError;
+///
+/// let error = ConfigError::at("/min_side", "must be at least 1");
+/// assert_eq!(error.to_string(), "/min_side: must be at least 1");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigError {
     /// The findings; at least one is fatal.
@@ -37,6 +44,21 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Collects every finding, so that a user sees all of them at once.
+///
+/// ```
+/// use ovhost_sdk::{ConfigError, Findings};
+///
+/// fn check(min: u32, max: u32) -> Result<(), ConfigError> {
+///     let mut findings = Findings::new();
+///     findings.require(min > 0, "/min", || "must be at least 1".into());
+///     findings.require(min <= max, "/max", || format!("{max} is below `min`, which is {min}"));
+///     findings.finish()
+/// }
+///
+/// assert!(check(1, 2).is_ok());
+/// assert_eq!(check(0, 2).unwrap_err().findings[0].path, "/min");
+/// assert_eq!(check(3, 2).unwrap_err().findings[0].message, "2 is below `min`, which is 3");
+/// ```
 #[derive(Debug, Default)]
 pub struct Findings(Vec<Diagnostic>);
 
@@ -63,6 +85,35 @@ impl Findings {
 }
 
 /// The files that a plugin asked for in [`Plugin::ASSETS`](crate::Plugin::ASSETS), whole.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+///
+/// struct Blocked(Vec<String>);
+///
+/// impl Plugin for Blocked {
+///     type Config = ();
+///     const NAME: &'static str = "blocked";
+///     const SUMMARY: &'static str = "Drops texts with a blocked word.";
+///     const READS: &'static [Need] = &[Need::utf8("text")];
+///     const ASSETS: &'static [&'static str] = &["words"];
+///
+///     fn new((): (), assets: &Assets) -> Result<Self, ConfigError> {
+///         Ok(Self(assets.text("words")?.lines().map(str::to_owned).collect()))
+///     }
+/// }
+/// # impl Filter for Blocked {
+/// #     fn row(&mut self, _: &mut RowCtx, row: &Row) -> Verdict {
+/// #         let text = row.str("text").unwrap_or_default();
+/// #         if self.0.iter().any(|word| text.contains(word)) { Verdict::drop("blocked") } else { Verdict::Keep }
+/// #     }
+/// # }
+///
+/// let mut plugin = ovhost_sdk::testing::filter_with_assets::<Blocked>(json!({}), &[("words", b"spam\neggs")]).unwrap();
+/// assert_eq!(plugin.run(json!([{ "text": "eggs" }, { "text": "a chair" }])).kept(), [false, true]);
+/// let missing = ovhost_sdk::testing::filter::<Blocked>(json!({})).err().unwrap();
+/// assert!(missing.to_string().contains("the asset `words` is missing"));
+/// ```
 #[derive(Debug, Default)]
 pub struct Assets(Vec<Asset>);
 

@@ -4,6 +4,38 @@ use crate::bindings::ovhost::plugin::types::CallCtx;
 use crate::columns::{Growing, Value, Write};
 
 /// A row's context. Two rows never share randomness; one row has the same whatever batch it comes in.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+///
+/// # struct Sampled;
+/// # impl Plugin for Sampled {
+/// #     type Config = ();
+/// #     const NAME: &'static str = "sampled";
+/// #     const SUMMARY: &'static str = "Keeps about every second row.";
+/// #     const READS: &'static [Need] = &[];
+/// #     const WRITES: &'static [Write] = &[Write::f64s("drawn"), Write::s64s("place")];
+/// #     fn new((): (), _: &Assets) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+/// // `WRITES` is `&[Write::f64s("drawn"), Write::s64s("place")]`.
+/// impl Filter for Sampled {
+///     fn row(&mut self, ctx: &mut RowCtx, _row: &Row) -> Verdict {
+///         let drawn = ctx.rng().unit();
+///         ctx.set("drawn", drawn);
+///         ctx.set("place", ctx.ordinal() as i64);
+///         if drawn < 0.5 { Verdict::Keep } else { Verdict::drop("not drawn") }
+///     }
+/// }
+///
+/// let rows = json!([{}, {}, {}]);
+/// let outcome = ovhost_sdk::testing::filter::<Sampled>(json!({})).unwrap().run(rows.clone());
+/// assert_eq!(outcome.column("place"), [json!(0), json!(1), json!(2)]);
+/// // The same seed and row, the same draw.
+/// let again = ovhost_sdk::testing::filter::<Sampled>(json!({})).unwrap().run(rows);
+/// assert_eq!(outcome.column("drawn"), again.column("drawn"));
+/// ```
 #[derive(Debug)]
 pub struct RowCtx {
     run_seed: u64,
@@ -122,6 +154,14 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// A small deterministic generator (SplitMix64). Not for secrets.
+///
+/// ```
+/// use ovhost_sdk::Rng;
+///
+/// let (mut one, mut same) = (Rng::new(7), Rng::new(7));
+/// assert_eq!(one.next_u64(), same.next_u64());
+/// assert!((0.0..1.0).contains(&one.unit()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: u64,

@@ -11,6 +11,16 @@ use serde_json::{Map, Value as Json};
 const MOST: usize = 16;
 
 /// The fields of a record that a plugin names. What is no object has none of them.
+///
+/// ```
+/// use ovhost_sdk::Fields;
+///
+/// let record = r#"{"caption": "a chair", "size": [640, 480], "long": "..."}"#;
+/// let fields = Fields::parse(record, &["caption", "size", "url"]).unwrap();
+/// assert_eq!(fields.text("caption").unwrap().as_deref(), Some("a chair"));
+/// assert_eq!(fields.written("size"), Some("[640, 480]"));
+/// assert_eq!(fields.value("url").unwrap(), None);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
     names: &'a [&'a str],

@@ -1,4 +1,6 @@
 //! Filters: a row in, keep or drop (and perhaps added values) out.
+//!
+#![doc = include_str!("../docs/filter.md")]
 
 use std::borrow::Cow;
 
@@ -14,6 +16,19 @@ const MAX_REASONS: usize = 256;
 const MAX_REASON_BYTES: usize = 128;
 
 /// What becomes of a row.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+///
+/// fn judge(words: Result<usize, String>) -> Verdict {
+///     match words {
+///         Ok(0) => Verdict::drop("no words"),
+///         Ok(_) => Verdict::Keep,
+///         Err(why) => Verdict::Error(why),
+///     }
+/// }
+/// assert_eq!(judge(Ok(0)), Verdict::Drop("no words".into()));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// The row goes on.

@@ -19,7 +19,8 @@
 //! }
 //!
 //! #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-//! #[serde(default)]
+//! #[serde(default, crate = "ovhost_sdk::serde")]
+//! #[schemars(crate = "ovhost_sdk::schemars")]
 //! struct Config {
 //!     /// Fewest words that are kept.
 //!     min_words: usize,
@@ -60,6 +61,9 @@
 //! assert_eq!(outcome.reasons(), [None, Some("too few words")]);
 //! ```
 //!
+//! `ovhost-sdk` is the only dependency that a plugin needs. The derives find `serde` and `schemars` in it through the two
+//! `crate = "..."`; a crate that depends on the two itself leaves those out.
+//!
 //! Rules that the sandbox sets: a plugin has no clock, no files, no network and no randomness but [`RowCtx::rng`].
 //! Results must depend on the row alone, never on how rows were cut into batches, so keep no state between the rows of
 //! a filter or prompt, and never let the order of a `HashMap` reach the output. A filter that must remember rows, such as
@@ -86,23 +90,17 @@ pub mod state;
 pub mod testing;
 pub mod text;
 
-/// The programs of the written pages, as tests.
+/// The programs of the tour, as tests; those of `docs/` are in the pages of the modules [`filter`] and so on.
 #[cfg(doctest)]
-mod pages {
-    #[doc = include_str!("../README.md")]
-    struct Readme;
-    #[doc = include_str!("../docs/filter.md")]
-    struct Filters;
-    #[doc = include_str!("../docs/packer.md")]
-    struct Packers;
-    #[doc = include_str!("../docs/prompt.md")]
-    struct Prompts;
-    #[doc = include_str!("../docs/metric.md")]
-    struct Metrics;
-}
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[doc(hidden)]
 pub use export::private as __private;
+
+/// What derives of `Serialize`, `Deserialize` and `JsonSchema` need, so that a plugin's `Cargo.toml` names this crate alone:
+/// `#[serde(crate = "ovhost_sdk::serde")]` and `#[schemars(crate = "ovhost_sdk::schemars")]` say where the two are.
+pub use {schemars, serde, serde_json};
 
 pub use columns::{ColumnType, Need, Value, Write};
 pub use config::{Assets, ConfigError, Findings};
@@ -115,7 +113,8 @@ pub use plugin::{ErrorKind, Plugin, PluginError};
 pub use prompt::{Message, Mode, Part, Piece, Prompt, Rendered, Segment};
 pub use rows::Row;
 
-/// What most plugins use, with the three derives that a configuration needs and `json!` for tests.
+/// What most plugins use, with the three derives that a configuration needs and `json!` for tests. Each derive is told
+/// where its crate is: `#[serde(crate = "ovhost_sdk::serde")]`, `#[schemars(crate = "ovhost_sdk::schemars")]`.
 pub mod prelude {
     pub use crate::{
         Assets, ConfigError, Fields, Filter, Findings, Item, Judge, Limits, Message, Metric, MetricInfo, MetricValue,

@@ -8,6 +8,13 @@ use std::sync::Once;
 pub use crate::bindings::ovhost::plugin::log::Level;
 
 /// Writes one line. `fields` are key-value pairs shown after the message.
+///
+/// ```
+/// use ovhost_sdk::log::{self, Level};
+///
+/// log::info("read the list", &[("words", "1200")]);
+/// log::log(Level::Trace, "a step", &[]);
+/// ```
 pub fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
     #[cfg(target_arch = "wasm32")]
     {

@@ -1,4 +1,6 @@
 //! Metrics: answers and references in, scores per row and mergeable state out, values at the end.
+//!
+#![doc = include_str!("../docs/metric.md")]
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +21,14 @@ pub enum Judge {
     /// The row is scored.
     NotNeeded,
     /// A judge model must answer these messages (role, text) first; then [`Metric::judged`] is called.
+    ///
+    /// ```
+    /// use ovhost_sdk::prelude::*;
+    ///
+    /// let question = format!("Do {:?} and {:?} mean the same? Say yes or no.", "a cat", "one cat");
+    /// let ask = Judge::Ask(vec![("user".into(), question)]);
+    /// assert_ne!(ask, Judge::NotNeeded);
+    /// ```
     Ask(Vec<(String, String)>),
 }
 

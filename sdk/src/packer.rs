@@ -1,4 +1,6 @@
 //! Packers: samples of known length in, bins that fit the model's context out.
+//!
+#![doc = include_str!("../docs/packer.md")]
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,13 @@ const ALWAYS: &[Need] =
 
 impl Limits {
     /// Most samples of a bin, for comparisons: a limit of 0 is none, `usize::MAX`.
+    ///
+    /// ```
+    /// use ovhost_sdk::Limits;
+    ///
+    /// let limits = Limits { capacity: 8192, max_items_per_bin: 0, max_open_items: 512 };
+    /// assert_eq!((limits.most_items(), limits.most_open()), (usize::MAX, 512));
+    /// ```
     pub fn most_items(&self) -> usize {
         unless_zero(self.max_items_per_bin)
     }
@@ -77,6 +86,17 @@ pub struct Item {
 }
 
 /// Finished bins and given-up samples of one call.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+///
+/// let mut out = Packing::default();
+/// out.bin([3, 1]);
+/// out.bin([]);
+/// out.give_up(2);
+/// assert_eq!(out.bins().collect::<Vec<_>>(), [[3, 1]]);
+/// assert_eq!(out.dropped(), [2]);
+/// ```
 #[derive(Debug, Default)]
 pub struct Packing {
     offsets: Vec<u32>,

@@ -9,7 +9,49 @@ pub use crate::bindings::ovhost::plugin::types::{ErrorKind, PluginError};
 use crate::columns::{Need, Write};
 use crate::config::{self, Assets, ConfigError};
 
-/// A plugin of any kind. Implement it beside one of [`Filter`](crate::Filter), [`Packer`](crate::Packer),
+/// A plugin of any kind: who it is, what it reads and writes, and how it is made.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+///
+/// /// What a recipe may say under `config`.
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// #[serde(default, crate = "ovhost_sdk::serde")]
+/// #[schemars(crate = "ovhost_sdk::schemars")]
+/// struct Config {
+///     /// Least side of the first picture, pixels.
+///     min_side: u32,
+/// }
+///
+/// impl Default for Config {
+///     fn default() -> Self {
+///         Self { min_side: 32 }
+///     }
+/// }
+///
+/// struct Sides(Config);
+///
+/// impl Plugin for Sides {
+///     type Config = Config;
+///     const NAME: &'static str = "sides";
+///     const SUMMARY: &'static str = "Drops rows whose first picture is small.";
+///     const READS: &'static [Need] = &[Need::u32s("width"), Need::u32s("height")];
+///
+///     fn new(config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
+///         Ok(Self(config))
+///     }
+/// }
+/// # impl Filter for Sides {
+/// #     fn row(&mut self, _: &mut RowCtx, row: &Row) -> Verdict {
+/// #         let side = row.u32("width").min(row.u32("height"));
+/// #         if side.is_some_and(|side| side >= self.0.min_side) { Verdict::Keep } else { Verdict::drop("small") }
+/// #     }
+/// # }
+///
+/// assert_eq!(ovhost_sdk::testing::resolved::<Sides>(json!({})).unwrap(), json!({ "min_side": 32 }));
+/// ```
+///
+/// Implement it beside one of [`Filter`](crate::Filter), [`Packer`](crate::Packer),
 /// [`Prompt`](crate::Prompt), [`Metric`](crate::Metric).
 pub trait Plugin: Sized + 'static {
     /// Configuration: a struct with `#[serde(default)]` whose doc comments become the schema's descriptions; `()` where

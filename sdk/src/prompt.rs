@@ -1,4 +1,6 @@
 //! Prompts: a row in, a conversation or finished segments out.
+//!
+#![doc = include_str!("../docs/prompt.md")]
 
 use crate::bindings::exports::ovhost::plugin::prompt as wit;
 use crate::bindings::ovhost::plugin::types::{Batch, CallCtx, RowError};
@@ -29,6 +31,16 @@ pub trait Prompt: Plugin {
 
 impl Message {
     /// A message of one text.
+    ///
+    /// ```
+    /// use ovhost_sdk::prelude::*;
+    ///
+    /// let conversation = vec![
+    ///     Message { role: "user".into(), parts: vec![Part::Image(0), Part::Text("What is it?".into())], train: false },
+    ///     Message::text("assistant", "A red chair.", true),
+    /// ];
+    /// assert_eq!(conversation[1].parts, [Part::Text("A red chair.".into())]);
+    /// ```
     pub fn text(role: &str, text: impl Into<String>, train: bool) -> Self {
         Self { role: role.into(), parts: vec![Part::Text(text.into())], train }
     }

@@ -161,6 +161,20 @@ impl<'a> Rows<'a> {
 }
 
 /// One row. Every reader gives `None` when the row has no value, or the host does not have the (optional) column.
+///
+/// ```
+/// use ovhost_sdk::prelude::*;
+/// use ovhost_sdk::testing::for_each_row;
+///
+/// // What `READS` of the plugin says.
+/// const READS: &[Need] = &[Need::utf8("text"), Need::u32s("width").optional(), Need::u32_lists("widths")];
+///
+/// for_each_row(READS, &json!([{ "text": "a chair", "widths": [640, 32] }]), |row| {
+///     assert_eq!(row.str("text"), Some("a chair"));
+///     assert_eq!(row.u32("width"), None);
+///     assert_eq!(row.u32_list("widths"), Some(&[640, 32][..]));
+/// });
+/// ```
 pub struct Row<'a> {
     rows: &'a Rows<'a>,
     index: u32,
@@ -240,6 +254,21 @@ impl<'a> Row<'a> {
         f32_list, F32List, &'a [f32], |view, i| View::F32List(at, data) => &data[at[i] as usize..at[i + 1] as usize]);
 
     /// Text of a `utf8` column as JSON. Parsed once per row, however often it is asked for.
+    ///
+    /// ```
+    /// use ovhost_sdk::prelude::*;
+    /// use ovhost_sdk::testing::for_each_row;
+    ///
+    /// fn question(row: &Row) -> Result<String, String> {
+    ///     let record = row.json("record")?.ok_or("the row has no record")?;
+    ///     Ok(record["question"].as_str().ok_or("the record has no text `question`")?.to_owned())
+    /// }
+    ///
+    /// const READS: &[Need] = &[Need::utf8("record")];
+    /// for_each_row(READS, &json!([{ "record": { "question": "Why?" } }]), |row| {
+    ///     assert_eq!(question(&row).unwrap(), "Why?");
+    /// });
+    /// ```
     ///
     /// # Errors
     /// The text is no JSON; the message names the column and the place.

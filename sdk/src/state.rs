@@ -13,6 +13,18 @@ struct Header {
 
 /// State as bytes, marked with `name` (a plugin's `NAME`, most often).
 ///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use ovhost_sdk::state;
+///
+/// let counts = BTreeMap::from([("cats".to_owned(), 3_u64)]);
+/// let bytes = state::encode("per_source", &counts);
+/// assert_eq!(state::decode::<BTreeMap<String, u64>>("per_source", &bytes).unwrap(), counts);
+/// let error = state::decode::<BTreeMap<String, u64>>("other", &bytes).unwrap_err();
+/// assert!(error.message.contains("is of `per_source`"));
+/// ```
+///
 /// # Panics
 /// `state` refuses to be serialised, which derived implementations never do.
 pub fn encode<S: Serialize>(name: &str, state: &S) -> Vec<u8> {

@@ -503,6 +503,20 @@ impl MetricOutcome {
 
 /// Calls `read` with each row of `rows`, for testing functions that take a [`Row`].
 ///
+/// ```
+/// use ovhost_sdk::prelude::*;
+/// use ovhost_sdk::testing;
+///
+/// fn words(row: &Row) -> usize {
+///     row.str("text").unwrap_or_default().split_whitespace().count()
+/// }
+///
+/// const READS: &[Need] = &[Need::utf8("text")];
+/// let mut counts = Vec::new();
+/// testing::for_each_row(READS, &json!([{ "text": "a red chair" }, { "text": null }]), |row| counts.push(words(&row)));
+/// assert_eq!(counts, [3, 0]);
+/// ```
+///
 /// # Panics
 /// As [`batch`].
 pub fn for_each_row(needs: &'static [Need], rows: &Json, read: impl FnMut(Row<'_>)) {

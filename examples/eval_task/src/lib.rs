@@ -17,7 +17,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a task file may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// The record's field with the right number.
     pub field: String,
@@ -33,6 +34,7 @@ impl Default for Config {
 
 /// Sums over rows.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct State {
     rows: u64,
     exact: u64,

@@ -191,6 +191,7 @@ pub fn files(spec: &Spec<'_>) -> Result<BTreeMap<String, String>> {
         Lang::Rust => {
             put("src/lib.rs", of(lang, &format!("{kind}.rs"))?);
             put("Cargo.toml", of(lang, "Cargo.toml")?);
+            put("rustfmt.toml", of(lang, "rustfmt.toml")?);
         }
         Lang::Python => {
             put("app.py", of(lang, &format!("{kind}.py"))?);
@@ -237,8 +238,13 @@ pub fn owned(lang: Lang) -> Result<BTreeMap<String, String>> {
     let mut out: BTreeMap<String, String> = match lang {
         Lang::Rust => {
             let mut crate_files: BTreeMap<String, String> = below("sdk/src/", "vendor/ovhost-sdk/src/").collect();
+            // Its modules' documentation includes them.
+            crate_files.extend(below("sdk/docs/", "vendor/ovhost-sdk/docs/"));
             let cargo = template("rust/sdk/Cargo.toml")?.replace("{{version}}", SDK_VERSION);
             crate_files.insert("vendor/ovhost-sdk/Cargo.toml".to_owned(), cargo);
+            // `cargo fmt --all` goes into path dependencies: with the style that the sources have, it changes nothing.
+            let style = template("rust/rustfmt.toml")?.to_owned();
+            crate_files.insert("vendor/ovhost-sdk/rustfmt.toml".to_owned(), style);
             crate_files
         }
         Lang::Python => below("templates/python/ovhost/", "ovhost/").collect(),
@@ -361,6 +367,48 @@ mod tests {
                 made["src/lib.rs"].lines().any(|made| made == line),
                 "sdk/README.md shows a line that `new` does not write: {line}"
             );
+        }
+    }
+
+    #[test]
+    fn cargo_fmt_finds_nothing_to_do_whatever_the_name() {
+        if std::process::Command::new("rustfmt").arg("--version").output().is_err() {
+            println!("skipped: there is no rustfmt");
+            return;
+        }
+        let style = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rustfmt.toml")).unwrap();
+        let (short, long) = ("a".to_owned(), "m".repeat(64));
+        check_new_name(&long).unwrap();
+        for (name, kind) in [&short, &long].into_iter().flat_map(|name| Kind::ALL.map(|kind| (name, kind))) {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("project");
+            create(&root, &spec(name, kind, Lang::Rust)).unwrap();
+            // The SDK's sources are formatted in this style, so the copy is too.
+            assert_eq!(std::fs::read_to_string(root.join("vendor/ovhost-sdk/rustfmt.toml")).unwrap(), style);
+            let rustfmt = |files: &[&str]| {
+                let mut command = std::process::Command::new("rustfmt");
+                command.args(["--check", "--edition", "2024"]).args(files).current_dir(&root);
+                let out = command.output().unwrap();
+                let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+                assert!(out.status.success(), "{kind} of the name {name}: {text}");
+            };
+            rustfmt(&["src/lib.rs"]);
+            if kind == Kind::Filter {
+                rustfmt(&["vendor/ovhost-sdk/src/lib.rs"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_project_depends_on_the_sdk_alone() {
+        for kind in Kind::ALL {
+            let made = files(&spec("mine", kind, Lang::Rust)).unwrap();
+            let manifest: toml::Table = toml::from_str(&made["Cargo.toml"]).unwrap();
+            let names: Vec<&String> = manifest["dependencies"].as_table().unwrap().keys().collect();
+            assert_eq!(names, ["ovhost-sdk"], "{kind}");
+            assert!(manifest.get("dev-dependencies").is_none());
+            // A member of the workspace would be formatted and tested with the project.
+            assert_eq!(manifest["workspace"]["exclude"], toml::Value::try_from(["vendor"]).unwrap());
         }
     }
 

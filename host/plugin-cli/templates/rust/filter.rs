@@ -8,7 +8,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Fewest words that are kept.
     pub min_words: u32,
@@ -70,10 +71,13 @@ mod tests {
     use super::*;
     use ovhost_sdk::testing;
 
+    type Tested = {{Type}};
+
     #[test]
     fn rows_are_kept_and_dropped() {
-        let mut plugin = testing::filter::<{{Type}}>(json!({})).unwrap();
-        let rows = json!([{ "text": "a red square" }, { "text": "red" }, { "text": "red red red red" }, { "text": null }]);
+        let mut plugin = testing::filter::<Tested>(json!({})).unwrap();
+        let rows =
+            json!([{ "text": "a red square" }, { "text": "red" }, { "text": "red red red red" }, { "text": null }]);
         let outcome = plugin.run(rows);
         assert_eq!(outcome.kept(), [true, false, false, false]);
         assert_eq!(outcome.reasons(), [None, Some("too few words"), Some("repetitive"), Some("no text")]);
@@ -82,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_is_refused() {
-        let error = testing::filter::<{{Type}}>(json!({ "min_variety": 2.0 })).err().unwrap();
+        let error = testing::filter::<Tested>(json!({ "min_variety": 2.0 })).err().unwrap();
         assert_eq!(error.findings[0].path, "/min_variety");
     }
 }

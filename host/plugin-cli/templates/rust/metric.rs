@@ -6,7 +6,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// How far a number may be off, as a share of the right one; at least 0.
     pub tolerance: f64,
@@ -20,6 +21,7 @@ impl Default for Config {
 
 /// Rows, and the right ones: counts add up in any order.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Counts {
     rows: u64,
     right: u64,
@@ -109,12 +111,14 @@ mod tests {
     use super::*;
     use ovhost_sdk::testing;
 
+    type Tested = {{Type}};
+
     #[test]
     fn numbers_have_a_tolerance_and_texts_have_none() {
         let said = [("104", "100"), ("106", "100"), ("1,000", "1000"), ("A Cat ", "a cat"), ("cat", "a cat")];
         let rows: Vec<Json> =
             said.iter().map(|(said, want)| json!({ "prediction": said, "references": json!([want]) })).collect();
-        let mut plugin = testing::metric::<{{Type}}>(json!({})).unwrap();
+        let mut plugin = testing::metric::<Tested>(json!({})).unwrap();
         let scored = plugin.update(json!(rows));
         assert_eq!(scored.column("relaxed-match"), [json!(1), json!(0), json!(1), json!(1), json!(0)]);
         assert_eq!((plugin.finalize()[0].value, plugin.finalize()[0].count), (0.6, 5));
@@ -122,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_row_without_references_counts_nowhere() {
-        let mut plugin = testing::metric::<{{Type}}>(json!({})).unwrap();
+        let mut plugin = testing::metric::<Tested>(json!({})).unwrap();
         let scored = plugin.update(json!([{ "prediction": "x", "references": "[]" }]));
         assert!(scored.errors()[0].1.contains("at least one text"));
         assert_eq!(plugin.finalize()[0].count, 0);

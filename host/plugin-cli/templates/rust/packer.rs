@@ -7,7 +7,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Bins that are open at a time, at least 1. More fill better and hold more back.
     pub open_bins: u32,
@@ -21,6 +22,7 @@ impl Default for Config {
 
 /// An open bin: its samples, and the tokens that they take.
 #[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Bin {
     ids: Vec<u64>,
     used: u32,
@@ -130,25 +132,27 @@ mod tests {
     use super::*;
     use ovhost_sdk::testing;
 
+    type Tested = {{Type}};
+
     const LIMITS: Limits = Limits { capacity: 10, max_items_per_bin: 0, max_open_items: 0 };
 
     #[test]
     fn samples_go_where_they_fit_best() {
-        let mut plugin = testing::packer::<{{Type}}>(json!({}), LIMITS).unwrap();
+        let mut plugin = testing::packer::<Tested>(json!({}), LIMITS).unwrap();
         assert_eq!(plugin.push(&[(0, 6), (1, 5), (2, 4), (3, 3)]), [[0, 2]]);
         assert_eq!(plugin.flush(), [[1, 3]]);
     }
 
     #[test]
     fn the_fullest_bin_makes_room() {
-        let mut plugin = testing::packer::<{{Type}}>(json!({ "open_bins": 1 }), LIMITS).unwrap();
+        let mut plugin = testing::packer::<Tested>(json!({ "open_bins": 1 }), LIMITS).unwrap();
         assert_eq!(plugin.push(&[(0, 6), (1, 5), (2, 4)]), [[0]]);
         assert_eq!(plugin.flush(), [[1, 2]]);
     }
 
     #[test]
     fn a_saved_stream_goes_on_elsewhere() {
-        let mut plugin = testing::packer::<{{Type}}>(json!({}), LIMITS).unwrap();
+        let mut plugin = testing::packer::<Tested>(json!({}), LIMITS).unwrap();
         plugin.push(&[(0, 6), (1, 7)]);
         let mut other = plugin.restored(json!({}), &plugin.save()).unwrap();
         assert_eq!(other.push(&[(2, 3)]), [[1, 2]]);

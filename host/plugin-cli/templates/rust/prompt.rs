@@ -6,7 +6,8 @@ use ovhost_sdk::prelude::*;
 
 /// What a recipe may say under `config`.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
+#[serde(default, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// A line after the question and its options; empty for none.
     pub instruction: String,
@@ -61,8 +62,10 @@ mod tests {
     use super::*;
     use ovhost_sdk::testing;
 
+    type Tested = {{Type}};
+
     fn rendered(mode: Mode, record: &str) -> Result<Vec<Message>, String> {
-        let mut plugin = testing::prompt::<{{Type}}>(json!({})).unwrap();
+        let mut plugin = testing::prompt::<Tested>(json!({})).unwrap();
         match plugin.run(mode, json!([{ "record": record, "num-images": 1 }])).remove(0)? {
             Rendered::Conversation(messages) => Ok(messages),
             Rendered::Segments(_) => panic!("segments"),

@@ -23,7 +23,8 @@ use ovhost_sdk::prelude::*;
 
 /// Configuration of `caption_quality`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Texts that start with one of these are refusals. Case does not matter. An empty list turns the rule off.
     pub refusal_prefixes: Vec<String>,

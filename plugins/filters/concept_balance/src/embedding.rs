@@ -7,7 +7,8 @@ use crate::table::Table;
 
 /// Configuration of `embedding_count`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct CountConfig {
     /// How many concepts a row has: the ones nearest to its embedding by cosine.
     pub top_k: u32,
@@ -21,7 +22,8 @@ impl Default for CountConfig {
 
 /// How a row's concepts make its weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Combine {
     /// The mean of 1 ÷ count.
     #[default]
@@ -34,7 +36,8 @@ pub enum Combine {
 
 /// Configuration of `embedding_sample`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct SampleConfig {
     /// As in the counting pass.
     pub top_k: u32,

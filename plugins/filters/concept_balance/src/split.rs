@@ -10,7 +10,8 @@ use twox_hash::XxHash3_64;
 
 /// Where entries match.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Match {
     /// Between two spaces, after punctuation was given spaces of its own.
     #[default]

@@ -9,7 +9,8 @@ use crate::vocabulary::Vocabulary;
 
 /// Configuration of `substring_count`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct CountConfig {
     /// Where entries match: `words` between two spaces, as MetaCLIP has it; `anywhere` for scripts without spaces.
     #[serde(rename = "match")]
@@ -22,7 +23,8 @@ pub struct CountConfig {
 
 /// Configuration of `substring_sample`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct SampleConfig {
     /// As in the counting pass.
     #[serde(rename = "match")]

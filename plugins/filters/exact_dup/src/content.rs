@@ -41,7 +41,8 @@ const DEFAULT_ROWS: u32 = 4_000_000;
 
 /// How texts are compared.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct TextConfig {
     /// `A` equals `a`, in all scripts.
     pub ignore_case: bool,
@@ -118,7 +119,8 @@ impl Content for Text {
 
 /// How pictures are compared.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct PictureConfig {
     /// Most rows that are remembered, 16 bytes each and a little more; a row beyond is an error.
     pub max_rows: u32,
@@ -179,7 +181,8 @@ impl Content for Pair {
 
 /// How records are compared.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct RecordConfig {
     /// Fields that are compared. Empty: all.
     pub fields: Vec<String>,

@@ -23,7 +23,8 @@ use ovhost_sdk::prelude::*;
 
 /// Configuration of `image_geometry`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Least length of the shorter side, in pixels. 0 turns the rule off.
     pub min_side: u32,

@@ -42,7 +42,8 @@ use count::Counts;
 
 /// Configuration of `language_script`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Scripts that are wanted. Empty: all.
     pub allowed: Vec<String>,

@@ -54,7 +54,8 @@ pub use turns::LengthTurns;
 
 /// Configuration of `length`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Fewest characters. 0 turns the bound off.
     pub min_chars: u32,

@@ -6,7 +6,8 @@ use crate::bound::Bound;
 
 /// Configuration of `length_tokens`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Fewest tokens of the text. 0 turns the bound off.
     pub min_tokens: u32,

@@ -7,7 +7,8 @@ use crate::measure;
 
 /// Configuration of `length_turns`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Fewest answers of the model in the record. 0 turns the bound off.
     pub min_turns: u32,

@@ -27,7 +27,8 @@ const MAX_HASHES: u32 = 1024;
 
 /// What shingles are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Unit {
     /// Words; every Chinese or Japanese character is one. Punctuation and white space are left out.
     #[default]
@@ -38,7 +39,8 @@ pub enum Unit {
 
 /// Configuration of `near_dup`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Similarity from which texts count as the same: the share of their shingles that they have in common (Jaccard).
     pub threshold: f64,

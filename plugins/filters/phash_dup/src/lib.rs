@@ -22,7 +22,8 @@ const MAX_DISTANCE: u32 = 12;
 
 /// When a row of several pictures goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Rule {
     /// When all of its pictures were seen.
     #[default]
@@ -33,7 +34,8 @@ pub enum Rule {
 
 /// Configuration of `phash_dup`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Most bits in which the hashes of near duplicates differ, 0 to 12. 0: equal hashes only.
     pub distance: u32,

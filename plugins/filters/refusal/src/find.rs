@@ -11,7 +11,8 @@ use crate::fold::Folding;
 
 /// Where in a text a phrase counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Position {
     /// Nowhere.
     Off,

@@ -38,7 +38,8 @@ use fold::Folding;
 
 /// Configuration of `refusal`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Where refusals count: `off`, `text_start`, `line_start` or `anywhere`.
     pub refusal: Position,

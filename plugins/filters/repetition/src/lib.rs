@@ -51,7 +51,8 @@ use words::Words;
 
 /// Configuration of `repetition`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Longest run of one character that is not white space. 0 turns the rule off.
     pub max_char_run: u32,

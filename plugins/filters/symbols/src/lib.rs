@@ -51,7 +51,8 @@ use count::Counts;
 
 /// Configuration of `symbols`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Most control characters, as a share of the characters. 1 turns the rule off.
     pub max_control: f64,

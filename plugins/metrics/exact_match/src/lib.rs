@@ -23,7 +23,8 @@ use ovhost_sdk::prelude::*;
 
 /// Configuration of `exact_match`. Normalisation applies to predictions and references alike.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Compares in lower case.
     pub lowercase: bool,
@@ -58,6 +59,7 @@ impl Default for Config {
 
 /// Rows and right answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Counts {
     rows: u64,
     right: u64,
@@ -80,6 +82,7 @@ impl Counts {
 
 /// All rows, and each group's.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct State {
     all: Counts,
     groups: BTreeMap<String, Counts>,

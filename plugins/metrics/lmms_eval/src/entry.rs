@@ -205,7 +205,7 @@ pub fn optional<'a>(record: &Fields<'a>, key: &str) -> Cow<'a, str> {
 /// It is not there, or no list.
 pub fn list(record: &Fields<'_>, key: &str) -> Result<Vec<String>, String> {
     // A list of texts, as most are, is read as such.
-    match record.written(key).and_then(|written| serde_json::from_str(written).ok()) {
+    match record.written(key).and_then(|written| ovhost_sdk::serde_json::from_str(written).ok()) {
         Some(texts) => Ok(texts),
         None => prompts::list(&record.object()?, key),
     }

@@ -8,6 +8,7 @@ use ovhost_sdk::prelude::*;
 
 /// A letter that the reference draws where it cannot read one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Draw {
     /// How many letters there are.
     pub letters: u32,
@@ -17,6 +18,7 @@ pub struct Draw {
 
 /// A scored row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Row {
     /// Its place in the run's stream, which the order of drawing and of summing follows.
     pub ordinal: u64,
@@ -36,6 +38,7 @@ pub struct Row {
 
 /// Every row, so that sums do not depend on how rows were split.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct State {
     /// In any order.
     pub rows: Vec<Row>,

@@ -9,7 +9,8 @@ use ovhost_sdk::prelude::*;
 
 /// Configuration of every entry.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Which rules read and compare answers.
     pub profile: Profile,

@@ -32,7 +32,8 @@ const CHOICES: f64 = 3.0;
 
 /// Configuration of `balanced`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Most vision patches in a bin, whatever the target; a sample with more shares its bin only with samples without any.
     /// 0: no bound, only the target, which follows the mean patches per token of the stream so far.
@@ -62,6 +63,7 @@ pub struct Balanced {
 
 /// The stream so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct Seen {
     samples: u64,
     tokens: u64,
@@ -70,6 +72,7 @@ pub struct Seen {
 
 /// What continues a stream: its sums, and the open samples with their numbers in order of arrival.
 #[derive(Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct State {
     seen: Seen,
     open: Vec<(u64, Item)>,

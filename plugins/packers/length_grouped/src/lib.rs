@@ -31,7 +31,8 @@ const MAX_BUCKETS: usize = 4096;
 
 /// Configuration of `length_grouped`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Ends of the buckets in tokens, ascending: `[512, 2048]` makes three, up to 512, up to 2048, and above. Empty: by
     /// `first` and `ratio`.
@@ -76,6 +77,7 @@ pub struct LengthGrouped {
 
 /// What continues a stream: the number of the next sample, and the open ones in order of arrival.
 #[derive(Serialize, Deserialize)]
+#[serde(crate = "ovhost_sdk::serde")]
 pub struct State {
     next: u64,
     open: Vec<(u64, Item)>,

@@ -7,9 +7,9 @@
 use std::rc::Rc;
 
 use ovhost_sdk::prelude::*;
-use serde::de::{SeqAccess, Visitor};
-use serde::ser::SerializeSeq;
-use serde::{Deserializer, Serializer};
+use ovhost_sdk::serde::de::{SeqAccess, Visitor};
+use ovhost_sdk::serde::ser::SerializeSeq;
+use ovhost_sdk::serde::{Deserializer, Serializer};
 
 /// Samples in a piece.
 const PIECE: usize = 1 << 14;

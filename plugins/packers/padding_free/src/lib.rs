@@ -42,7 +42,8 @@ const MAX_CAPACITY: u32 = 1 << 22;
 
 /// When bins are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Packs {
     /// As the stream goes, from a window of it.
     #[default]
@@ -53,7 +54,8 @@ pub enum Packs {
 
 /// Configuration of `padding_free`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// "window": bins come as the stream goes; "offline": all at its end, fewer of them, and every sample is held until then.
     pub mode: Packs,

@@ -10,7 +10,8 @@ use ovhost_sdk::prelude::*;
 
 /// `sequential` has nothing to configure.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {}
 
 /// The packer.

@@ -32,7 +32,8 @@ pub use shapes::ASSISTANT_ROLES;
 
 /// Configuration of `conversation`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// System message of records that have none. Without it the chat template decides.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ovhost_sdk::prelude::*;
-use serde_json::Map;
+use ovhost_sdk::serde_json::Map;
 
 use crate::Config;
 

@@ -18,7 +18,8 @@ use ovhost_sdk::prelude::*;
 
 /// Configuration of every entry.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
     /// Where pictures stand, and what the system turn says. `fixed`: pictures first, MMMU's where the question names them.
     /// `lmms-eval`: MMMU's sorted pictures go into the places one after the other, whatever these name. `paper-2025-09`:

@@ -18,7 +18,8 @@ type Counts = BTreeMap<String, u32>;
 
 /// Configuration of `counting`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct CountingConfig {
     /// Rows of one text that are kept.
     pub most: u32,
@@ -77,7 +78,8 @@ impl StatefulFilter for Counting {
 
 /// Configuration of `frequent`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
+#[schemars(crate = "ovhost_sdk::schemars")]
 pub struct FrequentConfig {
     /// Fewest occurrences of a text that is kept.
     pub least: u32,

@@ -132,7 +132,9 @@ impl Plugin for LanguageScript {
             ("script_floor", config.script_floor != default.script_floor && config.max_scripts == 0, "max_scripts = 0"),
         ];
         for (name, idle, why) in idle {
-            findings.require(!idle, &format!("/{name}"), || {
+            // What is no share at all has its own finding.
+            let known = shares.iter().any(|(other, value)| *other == name && !(0.0..=1.0).contains(value));
+            findings.require(known || !idle, &format!("/{name}"), || {
                 format!("it does nothing with {why}; set that, or take this out")
             });
         }

@@ -116,6 +116,31 @@ pub fn fold_case(c: char) -> std::char::ToLowercase {
     if c == 'ς' { 'σ' } else { c }.to_lowercase()
 }
 
+/// `c` in its plain form, for texts that count as equal however they were typed: one apostrophe, quote and dash for all of
+/// their kinds, ASCII for full-width letters, a space for white space, a line feed for other ends of lines. None for what is
+/// invisible.
+///
+/// ```
+/// use ovhost_sdk::text::plain_form;
+///
+/// assert_eq!("I’m\u{A0}“so–so”，\u{AD}ＡＩ".chars().filter_map(plain_form).collect::<String>(), "I'm \"so-so\",AI");
+/// ```
+#[inline]
+pub fn plain_form(c: char) -> Option<char> {
+    Some(match c {
+        'a'..='z' | 'A'..='Z' | ' ' | '\n' => c,
+        '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => '\n',
+        '`' | '´' | 'ʹ' | 'ʼ' | '‘' | '’' | '‛' | '′' | '＇' => '\'',
+        '“' | '”' | '„' | '‟' | '″' | '＂' => '"',
+        '‐' | '‑' | '‒' | '–' | '—' | '―' | '−' => '-',
+        '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FE0F}' | '\u{FEFF}' => return None,
+        // Full-width ASCII lies at a fixed distance.
+        '\u{FF01}'..='\u{FF5E}' => char::from((u32::from(c) - 0xFF01 + 0x21) as u8),
+        _ if c.is_whitespace() => ' ',
+        _ => c,
+    })
+}
+
 /// Whether `c` belongs to a script that puts no spaces between words and whose characters are counted as words: Han
 /// ideographs, hiragana, katakana, bopomofo. Korean has spaces, so hangul is not among them.
 #[inline]

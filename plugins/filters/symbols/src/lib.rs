@@ -196,10 +196,9 @@ impl Config {
         if self.max_hashes < 1.0 && over(counts.hashes, counts.words, self.max_hashes) {
             return Some("too many hashes");
         }
-        if self.max_ellipses < 1.0 && counts.dots >= 3 {
-            if over(count::ellipses(text), counts.words, self.max_ellipses) {
-                return Some("too many ellipses");
-            }
+        let dots = self.max_ellipses < 1.0 && counts.dots >= 3;
+        if dots && over(count::ellipses(text), counts.words, self.max_ellipses) {
+            return Some("too many ellipses");
         }
         if over(counts.digits, counts.chars, self.max_digits) {
             return Some("too many digits");

@@ -1,17 +1,20 @@
 //! What filters over text share: classes of characters, words of any script, and what to do with a row that has no text.
 //!
-//! Chinese and Japanese put no spaces between words, so there every character counts as a word of its own; all other
-//! scripts are cut at what is neither letter nor digit. Filters that count the same way can be compared and chained.
+//! Chinese and Japanese put no spaces between words, nor do Thai, Lao, Khmer and Myanmar, so there every letter with its
+//! marks counts as a word of its own; all other scripts are cut at what is neither letter nor digit. Filters that count the
+//! same way can be compared and chained.
 //!
 //! ```
 //! use ovhost_sdk::text::words;
 //!
 //! assert_eq!(words("A dog, 2 cats.").collect::<Vec<_>>(), ["A", "dog", "2", "cats"]);
 //! assert_eq!(words("两只猫和iPhone手机").collect::<Vec<_>>(), ["两", "只", "猫", "和", "iPhone", "手", "机"]);
+//! assert_eq!(words("น้ำ 2").collect::<Vec<_>>(), ["น้", "ำ", "2"]);
 //! ```
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use unicode_normalization::char::is_combining_mark;
 
 use crate::filter::Verdict;
 
@@ -113,6 +116,31 @@ pub fn fold_case(c: char) -> std::char::ToLowercase {
     if c == 'ς' { 'σ' } else { c }.to_lowercase()
 }
 
+/// `c` in its plain form, for texts that count as equal however they were typed: one apostrophe, quote and dash for all of
+/// their kinds, ASCII for full-width letters, a space for white space, a line feed for other ends of lines. None for what is
+/// invisible.
+///
+/// ```
+/// use ovhost_sdk::text::plain_form;
+///
+/// assert_eq!("I’m\u{A0}“so–so”，\u{AD}ＡＩ".chars().filter_map(plain_form).collect::<String>(), "I'm \"so-so\",AI");
+/// ```
+#[inline]
+pub fn plain_form(c: char) -> Option<char> {
+    Some(match c {
+        'a'..='z' | 'A'..='Z' | ' ' | '\n' => c,
+        '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => '\n',
+        '`' | '´' | 'ʹ' | 'ʼ' | '‘' | '’' | '‛' | '′' | '＇' => '\'',
+        '“' | '”' | '„' | '‟' | '″' | '＂' => '"',
+        '‐' | '‑' | '‒' | '–' | '—' | '―' | '−' => '-',
+        '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FE0F}' | '\u{FEFF}' => return None,
+        // Full-width ASCII lies at a fixed distance.
+        '\u{FF01}'..='\u{FF5E}' => char::from((u32::from(c) - 0xFF01 + 0x21) as u8),
+        _ if c.is_whitespace() => ' ',
+        _ => c,
+    })
+}
+
 /// Whether `c` belongs to a script that puts no spaces between words and whose characters are counted as words: Han
 /// ideographs, hiragana, katakana, bopomofo. Korean has spaces, so hangul is not among them.
 #[inline]
@@ -133,17 +161,42 @@ pub fn is_cjk(c: char) -> bool {
         | '\u{20000}'..='\u{323AF}')
 }
 
-/// Marks inside words that are no letters to the standard library: combining accents, the vowel killers and dots of Indic
-/// and south-east Asian scripts, and joiners.
-pub fn is_mark(c: char) -> bool {
+/// Whether `c` belongs to a script other than Chinese and Japanese that puts no spaces between words: a letter or mark of
+/// Thai, Lao, Khmer or Myanmar. A letter of those with its marks is counted as a word ([`words`]).
+#[inline]
+pub fn is_unspaced(c: char) -> bool {
     matches!(c,
-        '\u{300}'..='\u{36F}' | '\u{200C}' | '\u{200D}'
-        | '\u{93C}' | '\u{94D}' | '\u{9BC}' | '\u{9CD}' | '\u{A3C}' | '\u{A4D}' | '\u{ABC}' | '\u{ACD}' | '\u{B3C}'
-        | '\u{B4D}' | '\u{BCD}' | '\u{C3C}' | '\u{C4D}' | '\u{CBC}' | '\u{CCD}' | '\u{D4D}' | '\u{DCA}'
-        | '\u{E47}'..='\u{E4E}' | '\u{EC8}'..='\u{ECC}' | '\u{1037}' | '\u{1039}' | '\u{103A}' | '\u{17C9}'..='\u{17D3}')
+        '\u{E01}'..='\u{E3A}'
+        | '\u{E40}'..='\u{E4E}'
+        | '\u{E81}'..='\u{ECE}'
+        | '\u{EDC}'..='\u{EDF}'
+        | '\u{1000}'..='\u{103F}'
+        | '\u{1050}'..='\u{108F}'
+        | '\u{109A}'..='\u{109D}'
+        | '\u{1780}'..='\u{17D3}'
+        | '\u{17D7}'
+        | '\u{17DC}'..='\u{17DD}'
+        | '\u{A9E0}'..='\u{A9EF}'
+        | '\u{A9FA}'..='\u{A9FE}'
+        | '\u{AA60}'..='\u{AA76}'
+        | '\u{AA7A}'..='\u{AA7F}')
 }
 
-/// The words of `text`: runs of letters, digits and underscores, and every CJK character ([`is_cjk`]) on its own.
+/// Whether `c` belongs to the character before it: what Unicode calls marks (general categories Mn, Mc and Me: accents, vowel
+/// signs, enclosing circles, variation selectors), and the two joiners. Some marks are letters to [`class`], most are not.
+#[inline]
+pub fn is_mark(c: char) -> bool {
+    match c {
+        // Cheap answers for the blocks that text is made of; the table answers the rest.
+        '\0'..'\u{300}' | '\u{370}'..'\u{483}' | '\u{2010}'..='\u{2027}' | '\u{3001}'..='\u{3029}' => false,
+        '\u{3030}'..='\u{3098}' | '\u{309B}'..='\u{A66E}' | '\u{AC00}'..='\u{D7FF}' => false,
+        '\u{200C}' | '\u{200D}' => true,
+        _ => is_combining_mark(c),
+    }
+}
+
+/// The words of `text`: runs of letters, digits and underscores; in scripts without spaces ([`is_cjk`], [`is_unspaced`]) every
+/// letter with its marks.
 pub fn words(text: &str) -> Words<'_> {
     Words { text, at: 0 }
 }
@@ -194,10 +247,22 @@ impl Words<'_> {
                 return at;
             }
             match self.wide(at) {
-                Some(c) if matches!(wide_class(c), Class::Letter | Class::Digit) || is_mark(c) => at += c.len_utf8(),
+                Some(c) if is_mark(c) => at += c.len_utf8(),
+                Some(c) if matches!(wide_class(c), Class::Letter | Class::Digit) && !is_unspaced(c) => {
+                    at += c.len_utf8()
+                }
                 _ => return at,
             }
         }
+    }
+
+    /// The end of the marks from byte `at` on.
+    #[inline]
+    fn end_of_marks(&self, mut at: usize) -> usize {
+        while let Some(c) = self.text.get(at..).and_then(|rest| rest.chars().next()).filter(|&c| is_mark(c)) {
+            at += c.len_utf8();
+        }
+        at
     }
 
     /// The next word's place: the bytes where it starts and ends. For those who keep places, not texts.
@@ -217,9 +282,9 @@ impl Words<'_> {
             let c = self.wide(at)?;
             at += c.len_utf8();
             let class = wide_class(c);
-            if class == Class::Cjk {
-                self.at = at;
-                return Some((start, at));
+            if class == Class::Cjk || (class == Class::Letter && is_unspaced(c)) {
+                self.at = self.end_of_marks(at);
+                return Some((start, self.at));
             }
             if matches!(class, Class::Letter | Class::Digit) {
                 self.at = self.end(at);
@@ -248,27 +313,32 @@ pub fn count_chars(text: &str) -> usize {
 pub fn count_words(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut count, mut at) = (0, 0);
-    // Whether the last character was inside a word that may go on.
-    let mut inside = false;
+    // Whether the last character was inside a word that may go on, and whether it was of one that only marks go on.
+    let (mut inside, mut unit) = (false, false);
     loop {
         let ascii = &bytes[at..at + ascii_prefix(&bytes[at..])];
         let runs = count_runs(ascii, inside, is_word);
         count += runs.starts;
         inside = runs.open;
+        unit &= ascii.is_empty();
         at += ascii.len();
         let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) else { return count };
         at += c.len_utf8();
         match wide_class(c) {
+            Class::Letter | Class::Digit | Class::Other if (inside || unit) && is_mark(c) => {}
             Class::Cjk => {
                 count += 1;
-                inside = false;
+                (inside, unit) = (false, true);
+            }
+            Class::Letter if is_unspaced(c) => {
+                count += 1;
+                (inside, unit) = (false, true);
             }
             Class::Letter | Class::Digit => {
                 count += usize::from(!inside);
-                inside = true;
+                (inside, unit) = (true, false);
             }
-            Class::Other if is_mark(c) => {}
-            Class::Space | Class::Other => inside = false,
+            Class::Space | Class::Other => (inside, unit) = (false, false),
         }
     }
 }
@@ -306,9 +376,33 @@ mod tests {
     }
 
     #[test]
+    fn scripts_without_spaces_are_cut_by_letters_with_their_marks() {
+        assert_eq!(all("ใช้iPhone ๑๒"), ["ใ", "ช้", "iPhone", "๑๒"]);
+        assert_eq!(all("ພາສາລາວ"), ["ພ", "າ", "ສ", "າ", "ລ", "າ", "ວ"]);
+        assert_eq!(all("ភាសាខ្មែរ។"), ["ភា", "សា", "ខ្", "មែ", "រ"]);
+        assert_eq!(all("မြန်မာစာ"), ["မြ", "န်", "မာ", "စာ"]);
+        // Marks stay with their letter in all scripts, also where they are letters to the standard library.
+        assert_eq!(all("か\u{3099}き"), ["か\u{3099}", "き"]);
+        assert_eq!(all("葛\u{E0100}城"), ["葛\u{E0100}", "城"]);
+        assert_eq!(all("a\u{1DD7}b e\u{20DD}"), ["a\u{1DD7}b", "e\u{20DD}"]);
+        assert_eq!(all("\u{E49} \u{301}a"), ["a"]);
+    }
+
+    #[test]
+    fn marks_are_unicodes() {
+        for c in '\0'..=char::MAX {
+            let joiner = c == '\u{200C}' || c == '\u{200D}';
+            assert_eq!(is_mark(c), is_combining_mark(c) || joiner, "U+{:04X}", c as u32);
+        }
+        assert!("\u{301}\u{3099}\u{20DD}\u{1DD7}\u{E0100}\u{FE0F}\u{94D}ा".chars().all(is_mark));
+        assert!(!"aé犬한กา゛ー1_ ".chars().any(is_mark));
+    }
+
+    #[test]
     fn counting_words_is_cutting_them() {
         let mut rng = crate::Rng::new(3);
-        let alphabet: Vec<char> = "aZ_0 .,\n狗の。éЖ한\u{301}\u{94D}…\u{A0}😀".chars().collect();
+        let alphabet: Vec<char> =
+            "aZ_0 .,\n狗の。éЖ한\u{301}\u{94D}\u{3099}…\u{A0}😀ก\u{E49}\u{E34}๑काမ".chars().collect();
         for _ in 0..2000 {
             let len = rng.below(12);
             let text: String = (0..len).map(|_| alphabet[rng.below(alphabet.len() as u64) as usize]).collect();

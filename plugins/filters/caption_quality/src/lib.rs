@@ -12,21 +12,24 @@
 //! | reason | rule |
 //! |---|---|
 //! | `no text` | the row has no text at all |
-//! | `refusal` | the text starts with one of `refusal_prefixes`, whatever the case |
+//! | `refusal` | the text starts with one of `refusal_prefixes`, whatever the case and the kind of apostrophe |
 //! | `repeated word` | one word comes `repeated_words` times or more in a row |
 //! | `too short`, `too long` | characters outside `min_chars..=max_chars` |
 //!
-//! A word is a run of letters, digits and underscores of any script; words are compared with their case. A character is
-//! a Unicode scalar value, so that a Chinese caption is as long as it looks. Rules are tried in the order of the table.
+//! A word is what [`words`] gives: a run of letters, digits and underscores, or in scripts without spaces (Chinese, Thai) a
+//! letter; words are compared with their case. A character is a Unicode scalar value, so that a Chinese caption is as long as
+//! it looks. Rules are tried in the order of the table.
 
 use ovhost_sdk::prelude::*;
+use ovhost_sdk::text::{count_chars, fold_case, plain_form, words};
 
 /// Configuration of `caption_quality`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
 #[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
-    /// Texts that start with one of these are refusals. Case does not matter. An empty list turns the rule off.
+    /// Texts that start with one of these are refusals. Case, kinds of apostrophes, quotes and spaces, and signs before the first
+    /// letter or digit do not matter. An empty list turns the rule off.
     pub refusal_prefixes: Vec<String>,
     /// So many equal words in a row drop the text. 0 turns the rule off.
     pub repeated_words: u32,
@@ -57,7 +60,7 @@ impl Plugin for CaptionQuality {
     fn new(mut config: Config, _assets: &Assets) -> Result<Self, ConfigError> {
         let mut findings = Findings::new();
         for (i, prefix) in config.refusal_prefixes.iter().enumerate() {
-            findings.require(!prefix.is_empty(), &format!("/refusal_prefixes/{i}"), || {
+            findings.require(folded(prefix).next().is_some(), &format!("/refusal_prefixes/{i}"), || {
                 "an empty prefix would drop every text; remove it".into()
             });
         }
@@ -69,7 +72,7 @@ impl Plugin for CaptionQuality {
         });
         findings.finish()?;
         for prefix in &mut config.refusal_prefixes {
-            *prefix = prefix.to_lowercase();
+            *prefix = folded(prefix).collect();
         }
         Ok(Self { config })
     }
@@ -79,13 +82,13 @@ impl Filter for CaptionQuality {
     fn row(&mut self, _ctx: &mut RowCtx, row: &Row) -> Verdict {
         let Some(text) = row.str("text") else { return Verdict::drop("no text") };
         let config = &self.config;
-        if config.refusal_prefixes.iter().any(|prefix| starts_with_lowercase(text, prefix)) {
+        if starts_with_any(text, &config.refusal_prefixes) {
             return Verdict::drop("refusal");
         }
         if config.repeated_words > 0 && has_repeat(text, config.repeated_words) {
             return Verdict::drop("repeated word");
         }
-        let chars = text.chars().count();
+        let chars = count_chars(text);
         if chars < config.min_chars as usize {
             return Verdict::drop("too short");
         }
@@ -96,17 +99,28 @@ impl Filter for CaptionQuality {
     }
 }
 
-/// Whether `text`, in lower case, starts with `prefix`. Looks no further than the prefix.
-fn starts_with_lowercase(text: &str, prefix: &str) -> bool {
-    let mut lower = text.chars().flat_map(char::to_lowercase);
-    prefix.chars().all(|want| lower.next() == Some(want))
+/// `text` without case and typographic forms, with single spaces and none at the start.
+fn folded(text: &str) -> impl Iterator<Item = char> {
+    let mut last = ' ';
+    let plain = text.trim().chars().filter_map(plain_form).map(|c| if c == '\n' { ' ' } else { c });
+    plain.flat_map(fold_case).filter(move |&c| std::mem::replace(&mut last, c) != ' ' || c != ' ')
+}
+
+/// Whether `text` starts with one of `prefixes`, which are folded; signs may come before. Looks no further than they are long.
+fn starts_with_any(text: &str, prefixes: &[String]) -> bool {
+    let starts = |text: &str, prefix: &String| {
+        let mut folded = folded(text);
+        prefix.chars().all(|want| folded.next() == Some(want))
+    };
+    // A prefix may itself begin with a sign.
+    let behind = text.find(char::is_alphanumeric).map_or("", |at| &text[at..]);
+    prefixes.iter().any(|prefix| starts(text, prefix) || starts(behind, prefix))
 }
 
 /// Whether some word comes `times` times or more in a row.
 fn has_repeat(text: &str, times: u32) -> bool {
-    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
     let (mut last, mut run) = ("", 0);
-    for word in words {
+    for word in words(text) {
         run = if word == last { run + 1 } else { 1 };
         last = word;
         if run >= times {
@@ -147,6 +161,15 @@ mod tests {
         }
         assert_eq!(default_reason(&format!("{GOOD} I cannot say more.")), None);
         assert_eq!(reason(json!({ "refusal_prefixes": [] }), json!(format!("I cannot {GOOD}"))), None);
+        for start in ["I’m sorry", " I'm sorry", "\"I'm sorry", "“I’m  SORRY", "\n- I\u{A0}cannot"] {
+            assert_eq!(default_reason(&format!("{start} {GOOD}")).as_deref(), Some("refusal"), "{start}");
+        }
+        let greek = reason(json!({ "refusal_prefixes": ["ΛΥΠΆΜΑΙ ΚΎΡΙΟΣ"] }), json!(format!("Λυπάμαι κύριος {GOOD}")));
+        assert_eq!(greek.as_deref(), Some("refusal"));
+        assert_eq!(
+            reason(json!({ "refusal_prefixes": ["[image"] }), json!("[Image] of a dog")).as_deref(),
+            Some("refusal")
+        );
         let turkish = reason(json!({ "refusal_prefixes": ["ÜZGÜNÜM"] }), json!(format!("Üzgünüm, {GOOD}")));
         assert_eq!(turkish.as_deref(), Some("refusal"));
     }
@@ -158,6 +181,9 @@ mod tests {
         assert_eq!(default_reason(&text(8)).as_deref(), Some("repeated word"));
         assert_eq!(reason(json!({ "repeated_words": 0 }), json!(text(8))), None);
         assert_eq!(reason(json!({ "repeated_words": 3 }), json!(text(3))).as_deref(), Some("repeated word"));
+        // Scripts without spaces are counted by letters.
+        assert_eq!(default_reason(&"猫".repeat(60)).as_deref(), Some("repeated word"));
+        assert_eq!(default_reason(&"แมวกิน".repeat(12)), None);
         // Case counts, and other words between break the run.
         assert_eq!(default_reason(&format!("{GOOD} {}", "Very very ".repeat(8))), None);
         assert_eq!(default_reason(&format!("{GOOD} {}", "é_1 ".repeat(8))).as_deref(), Some("repeated word"));
@@ -178,7 +204,7 @@ mod tests {
 
     #[test]
     fn senseless_configurations_are_refused_with_their_place() {
-        let bad = json!({ "refusal_prefixes": ["no", ""], "repeated_words": 1, "min_chars": 9, "max_chars": 8 });
+        let bad = json!({ "refusal_prefixes": ["no", " \u{AD}"], "repeated_words": 1, "min_chars": 9, "max_chars": 8 });
         let error = testing::filter::<CaptionQuality>(bad).err().unwrap();
         let paths: Vec<_> = error.findings.iter().map(|finding| finding.path.as_str()).collect();
         assert_eq!(paths, ["/refusal_prefixes/1", "/repeated_words", "/max_chars"]);

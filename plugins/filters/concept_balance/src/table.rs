@@ -17,7 +17,12 @@ pub struct Table {
     identity: u128,
     /// Reused for every row: (similarity, concept), best first.
     best: Vec<(f32, u32)>,
+    /// Reused for the rows that have to be scaled.
+    scaled: Vec<f32>,
 }
+
+/// Largest values of vectors that are compared as they are: their products and sums are far from the ends of `f32`.
+const PLAIN: std::ops::RangeInclusive<f32> = 1e-15..=1e15;
 
 impl Table {
     /// Reads the tensor `concepts`, `[n, d]` of F32, F16 or BF16, of which a row's `nearest` (at most n) are looked for.
@@ -55,7 +60,7 @@ impl Table {
         let nearest = nearest.min(concepts);
         let seed = nearest as u64 ^ (width as u64) << 32;
         let identity = XxHash3_128::oneshot_with_seed(seed, data);
-        Ok(Self { values_cd, width, nearest, identity, best: Vec::new() })
+        Ok(Self { values_cd, width, nearest, identity, best: Vec::new(), scaled: Vec::new() })
     }
 
     /// Number of concepts.
@@ -82,10 +87,20 @@ impl Table {
             return Err(format!("`embedding` has {} values, `concepts` has {}", vector.len(), self.width));
         }
         // The ranking needs no length, but infinities and zero have no ranking.
-        let size = dot(vector, vector);
-        if !size.is_finite() || size <= 0.0 {
+        let largest = vector.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        if largest == 0.0 || !vector.iter().all(|value| value.is_finite()) {
             return Err("`embedding` is zero or not finite: it has no direction".into());
         }
+        let vector = if PLAIN.contains(&largest) {
+            vector
+        } else {
+            // By a power of two, so that no value is rounded but those that are nothing beside the largest.
+            let exponent = f64::from(largest).to_bits() >> 52;
+            let scale = f64::from_bits((2 * 1023 - exponent) << 52);
+            self.scaled.clear();
+            self.scaled.extend(vector.iter().map(|&value| (f64::from(value) * scale) as f32));
+            &self.scaled
+        };
         let best = &mut self.best;
         best.clear();
         for (concept, row) in (0..).zip(self.values_cd.chunks_exact(self.width)) {
@@ -184,9 +199,23 @@ mod tests {
         let mut table = Table::parse(&file("concepts", Dtype::F32, &[3, 2], &values), 1).unwrap();
         table.find(&[3.0, 0.1], &mut found).unwrap();
         assert_eq!(found, [0]);
-        for (vector, want) in
-            [(vec![1.0], "1 values"), (vec![0.0, 0.0], "no direction"), (vec![f32::NAN, 1.0], "finite")]
-        {
+        // However long or short a vector is.
+        let values = bytes(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0]);
+        let mut table = Table::parse(&file("concepts", Dtype::F32, &[3, 2], &values), 3).unwrap();
+        for size in [f32::MAX, 1e30, 1e15, 1.0, 1e-30, 1e-44] {
+            table.find(&[size, size * 0.25], &mut found).unwrap();
+            assert_eq!(found, [0, 1, 2], "{size:e}");
+            table.find(&[0.0, -size], &mut found).unwrap();
+            assert_eq!(found, [0, 1, 2], "{size:e}");
+            table.find(&[size, size], &mut found).unwrap();
+            assert_eq!(found, [1, 0, 2], "{size:e}");
+        }
+        for (vector, want) in [
+            (vec![1.0], "1 values"),
+            (vec![0.0, 0.0], "no direction"),
+            (vec![f32::NAN, 1.0], "finite"),
+            (vec![1.0, f32::INFINITY], "finite"),
+        ] {
             assert!(table.find(&vector, &mut found).unwrap_err().contains(want));
         }
     }

@@ -7,6 +7,7 @@
 //! all, and four times that to be made over bytes. Nodes are numbered level by level, so a node's children are a stretch of the arrays, sorted by symbol.
 
 use ovhost_sdk::prelude::*;
+use ovhost_sdk::text::{ascii_prefix, fold_case};
 use twox_hash::XxHash3_128;
 
 use crate::split::{Match, Rules, WordList, each_word};
@@ -97,7 +98,7 @@ impl Vocabulary {
             }
             let lowered;
             let entry = if rules.ignore_case {
-                lowered = entry.to_lowercase();
+                lowered = folded(entry);
                 &lowered
             } else {
                 entry
@@ -145,7 +146,7 @@ impl Vocabulary {
         let Self { rules, words, nodes, lower, .. } = self;
         let text = if rules.ignore_case {
             lower.clear();
-            lower.push_str(&text.to_lowercase());
+            fold(text, lower);
             lower.as_str()
         } else {
             text
@@ -172,6 +173,23 @@ impl Vocabulary {
         found.sort_unstable();
         found.dedup();
     }
+}
+
+/// Appends `text` without its case, as the SDK's other filters compare texts.
+fn fold(text: &str, out: &mut String) {
+    let ascii = ascii_prefix(text.as_bytes());
+    let (ascii, rest) = text.split_at(ascii);
+    let start = out.len();
+    out.push_str(ascii);
+    out[start..].make_ascii_lowercase();
+    out.extend(rest.chars().flat_map(fold_case));
+}
+
+/// `text` without its case.
+fn folded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    fold(text, &mut out);
+    out
 }
 
 /// The trie of the entries, which `order` sorts.
@@ -267,6 +285,9 @@ mod tests {
         assert!(find(&entries, "", WORDS).is_empty());
         let anywhere = Rules { place: Match::Anywhere, ignore_case: true };
         assert_eq!(find(&["狗", "小狗", "DOG", "猫"], "一只小狗 hotdogs", anywhere), [0, 1, 2]);
+        let words = Rules { ignore_case: true, ..WORDS };
+        assert_eq!(find(&["ΟΔΟΣ", "dog", "ÉTÉ"], "DOG η οδος", words), [0, 1]);
+        assert_eq!(find(&["οδος"], "Η ΟΔΟΣ, été", words), [0]);
     }
 
     #[test]

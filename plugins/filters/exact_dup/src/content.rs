@@ -1,10 +1,12 @@
 //! What makes two rows equal, per entry: a row in, the bytes that are compared out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ovhost_sdk::picture::phashes;
 use ovhost_sdk::prelude::*;
-use ovhost_sdk::text::{Class, class, fold_case, is_mark};
+use ovhost_sdk::text::fold_case;
+
+use crate::normal::{self, Kind};
 
 /// What one entry compares.
 pub trait Content: Sized + 'static {
@@ -46,9 +48,9 @@ const DEFAULT_ROWS: u32 = 4_000_000;
 pub struct TextConfig {
     /// `A` equals `a`, in all scripts.
     pub ignore_case: bool,
-    /// Runs of white space are one space, and none at the ends.
+    /// Runs of white space are one space, and none at the ends; invisible characters such as soft hyphens are nothing.
     pub ignore_space: bool,
-    /// Punctuation and symbols count as white space.
+    /// Punctuation counts as white space, except in numbers (`-5`, `1.5`, `1/2`) and `#`, `%`, `&`, `@`. Symbols and emoji are none.
     pub ignore_punctuation: bool,
     /// Most rows that are remembered, 16 bytes each and a little more; a row beyond is an error.
     pub max_rows: u32,
@@ -69,7 +71,7 @@ impl Options for TextConfig {
 
     fn rules(&self) -> String {
         let TextConfig { ignore_case, ignore_space, ignore_punctuation, .. } = self;
-        format!("case ignored: {ignore_case}, space: {ignore_space}, punctuation: {ignore_punctuation}")
+        format!("form 2, case ignored: {ignore_case}, space: {ignore_space}, punctuation: {ignore_punctuation}")
     }
 }
 
@@ -78,12 +80,19 @@ impl TextConfig {
     fn normalise(&self, text: &str, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         let mut space = false;
-        for c in text.chars() {
-            let blank = match class(c) {
-                Class::Space => true,
-                Class::Other => self.ignore_punctuation && !is_mark(c),
+        // What is left out never comes between two digits here.
+        let mut last = ' ';
+        let text = normal::composed(text);
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            let (kind, next) = (normal::kind(c), chars.as_str());
+            let blank = match kind {
+                Kind::Space => true,
+                Kind::Invisible if self.ignore_space => continue,
+                Kind::Punctuation => self.ignore_punctuation && !normal::in_number(last, c, next),
                 _ => false,
             };
+            last = c;
             if blank && self.ignore_space {
                 space = true;
                 continue;
@@ -93,7 +102,7 @@ impl TextConfig {
             }
             space = false;
             let mut push = |c: char| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            match (c, blank && class(c) != Class::Space, self.ignore_case) {
+            match (c, blank && kind != Kind::Space, self.ignore_case) {
                 (_, true, _) => push(' '),
                 (c, _, true) => fold_case(c).for_each(push),
                 (c, ..) => push(c),
@@ -210,13 +219,9 @@ impl Options for RecordConfig {
     }
 
     fn rules(&self) -> String {
-        let sorted = |names: &[String]| {
-            let mut names = names.to_vec();
-            names.sort_unstable();
-            names.dedup();
-            names.join(",")
-        };
-        format!("fields [{}] without [{}]", sorted(&self.fields), sorted(&self.ignore))
+        // As JSON writes them: a name may have any sign in it.
+        let sorted = |names: &[String]| json!(names.iter().collect::<BTreeSet<_>>()).to_string();
+        format!("fields {} without {}", sorted(&self.fields), sorted(&self.ignore))
     }
 }
 
@@ -303,6 +308,57 @@ mod tests {
         assert_eq!(normal(&space, " A dog,\t2 "), "A dog, 2");
         let punctuation = TextConfig { ignore_punctuation: true, ..none };
         assert_eq!(normal(&punctuation, "A, b\t"), "A  b\t");
+    }
+
+    /// Whether `a` and `b` are equal to the defaults.
+    fn equal(a: &str, b: &str) -> bool {
+        let all = TextConfig::default();
+        normal(&all, a) == normal(&all, b)
+    }
+
+    #[test]
+    fn marks_and_symbols_tell_texts_apart() {
+        let apart = [
+            ("か\u{3099}き", "かき"),
+            ("e\u{20DD}", "e"),
+            ("a\u{1DD7}", "a"),
+            ("葛\u{E0100}", "葛"),
+            ("2+3", "2-3"),
+            ("2+3", "2 3"),
+            ("2-3", "2 3"),
+            ("2*3", "2/3"),
+            ("-5 degrees", "5 degrees"),
+            ("1.5", "1:5"),
+            ("1.5", "1 5"),
+            ("5 > 3", "5 < 3"),
+            ("$5", "€5"),
+            ("5%", "5"),
+            ("C++", "C#"),
+            ("C#", "C"),
+            ("👍", "👎"),
+            ("👍🏽", "👍🏿"),
+            ("I ❤ it", "I 💔 it"),
+        ];
+        for (a, b) in apart {
+            assert!(!equal(a, b), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_the_same_are_equal() {
+        let equals = [
+            ("cafe\u{301}", "CAFÉ"),
+            ("か\u{3099}き", "がき"),
+            ("\u{1112}\u{1161}\u{11AB}", "한"),
+            ("auto\u{AD}matic", "automatic"),
+            ("auto\u{200B}matic\u{FEFF}", "automatic"),
+            ("a well-known `dog`", "a “well known” dog…"),
+            ("Rows 1, 2 and 3.", "rows 1 2 and (3)"),
+            ("page -\u{200B}5", "page -5"),
+        ];
+        for (a, b) in equals {
+            assert!(equal(a, b), "{a} and {b}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! | entry | rows are equal when |
 //! |---|---|
-//! | `exact_text` | their texts are, whatever the case, white space and punctuation (each can be turned off) |
+//! | `exact_text` | their texts are (in Unicode's NFC), whatever the case, white space and punctuation (each can be turned off) |
 //! | `exact_picture` | their pictures are, by the host's 64-bit perceptual hashes, in order |
 //! | `exact_pair` | both of the above |
 //! | `exact_record` | their JSON is, whatever the order of fields: all fields, or the ones that are named |
@@ -23,6 +23,7 @@ use ovhost_sdk::seen::Seen;
 use twox_hash::XxHash3_128;
 
 pub mod content;
+pub mod normal;
 use content::{Content, Options, Pair, Picture, Record, Text};
 
 /// The filter that compares `C`.

@@ -107,6 +107,11 @@ fn state_goes_on_under_the_same_rules_only() {
     assert!(strict.restored(&state).err().unwrap().message.contains("case ignored: true"));
     let pair = testing::stateful_filter::<ExactPair>(json!({})).unwrap();
     assert!(pair.restored(&state).err().unwrap().message.contains("exact_text"));
+    // Names are told apart whatever is in them.
+    let fields = |fields: Json| testing::stateful_filter::<ExactRecord>(json!({ "fields": fields })).unwrap();
+    let one = fields(json!(["a,b"])).save();
+    assert!(fields(json!(["a", "b"])).restored(&one).is_err() && fields(json!(["a,b"])).restored(&one).is_ok());
+    assert!(fields(json!(["a", "b"])).restored(&fields(json!(["b", "a", "b"])).save()).is_ok());
     // More room is no other rule.
     assert!(testing::stateful_filter::<ExactText>(json!({ "max_rows": 9 })).unwrap().restored(&state).is_ok());
     assert!(plugin.restored(b"?").is_err());

@@ -1,6 +1,6 @@
 //! A text's letters by script, and its words that mix scripts.
 
-use ovhost_sdk::text::{Class, ascii_prefix, class, count_runs, is_ascii_letter, is_cjk};
+use ovhost_sdk::text::{Class, ascii_prefix, class, count_runs, is_ascii_letter, is_cjk, is_unspaced};
 use unicode_script::{Script, UnicodeScript};
 
 /// Counts of one text.
@@ -10,7 +10,7 @@ pub(crate) struct Counts {
     scripts: Vec<(Script, u32)>,
     /// Words: runs of letters of scripts that put spaces between words.
     pub(crate) words: u32,
-    /// Words with letters of more than one script.
+    /// Words with letters of scripts that look alike ([`looks_alike`]).
     pub(crate) mixed_words: u32,
 }
 
@@ -32,7 +32,7 @@ impl Counts {
             match letter(c) {
                 Letter::Of(script) => {
                     self.add(script, 1);
-                    if !words || is_cjk(c) {
+                    if !words || is_cjk(c) || is_unspaced(c) {
                         word = None;
                     } else {
                         self.step(&mut word, script);
@@ -73,13 +73,12 @@ impl Counts {
                 self.words += 1;
                 *word = Some((script, false));
             }
-            // Units and formulae: "kΩ", "Δx".
-            Some((Script::Latin, false)) if script == Script::Greek => {}
-            Some((Script::Greek, false)) if script == Script::Latin => {}
-            Some((first, mixed @ false)) if *first != script => {
+            Some((first, mixed @ false)) if is_mixture(*first, script) => {
                 self.mixed_words += 1;
                 *mixed = true;
             }
+            // A letter that may be mixed with others takes the place of one that may not: "한Aа" is a mixture.
+            Some((first, false)) if !looks_alike(*first) => *first = script,
             Some(_) => {}
         }
     }
@@ -107,6 +106,23 @@ impl Counts {
         // `max_by_key` takes the last of equals.
         self.scripts.iter().rev().copied().max_by_key(|(_, count)| *count)
     }
+}
+
+/// Whether letters of `script` look like those of another one: "а" and "a", "ο" and "o", "օ" and "o", "Ꭺ" and "A".
+fn looks_alike(script: Script) -> bool {
+    matches!(
+        script,
+        Script::Latin | Script::Cyrillic | Script::Greek | Script::Armenian | Script::Cherokee | Script::Coptic
+    )
+}
+
+/// Whether a word with letters of both is a mixture. Others than those that look alike stand beside each other in plain
+/// writing ("iPhone은", "الـPDF"), and so do Latin and Greek: units and formulae ("kΩ", "Δx").
+fn is_mixture(a: Script, b: Script) -> bool {
+    a != b
+        && looks_alike(a)
+        && looks_alike(b)
+        && !matches!((a, b), (Script::Latin, Script::Greek) | (Script::Greek, Script::Latin))
 }
 
 /// What a character is to the count.
@@ -184,6 +200,8 @@ mod tests {
         assert_eq!(read("12 !?").main(), None);
     }
 
+    const ALIKE: [Script; 3] = [Script::Latin, Script::Cyrillic, Script::Greek];
+
     /// Letter by letter, without the short way through ASCII.
     fn slow(text: &str) -> (Vec<(Script, u32)>, u32, u32) {
         let (mut scripts, mut words, mut mixed) = (Vec::<(Script, u32)>::new(), 0, 0);
@@ -199,15 +217,17 @@ mod tests {
                 None => scripts.push((script, 1)),
             }
             word = match word {
-                _ if is_cjk(c) => None,
+                _ if is_cjk(c) || is_unspaced(c) => None,
                 None => {
                     words += 1;
                     Some((script, false))
                 }
-                Some((first, false)) if first != script => {
+                Some((first, false)) => {
+                    let alike = ALIKE.contains(&first) && ALIKE.contains(&script) && first != script;
                     let formula = [first, script].contains(&Script::Latin) && [first, script].contains(&Script::Greek);
-                    mixed += u32::from(!formula);
-                    Some((first, !formula))
+                    let mixture = alike && !formula;
+                    mixed += u32::from(mixture);
+                    Some((if ALIKE.contains(&first) { first } else { script }, mixture))
                 }
                 same => same,
             };
@@ -218,7 +238,7 @@ mod tests {
     #[test]
     fn the_short_way_counts_the_same() {
         let mut rng = ovhost_sdk::Rng::new(5);
-        let alphabet: Vec<char> = "aZ1 .\n狗のéЖжω한\u{301}\u{94D}ª…😀".chars().collect();
+        let alphabet: Vec<char> = "aZ1 .\n狗のéЖжω한กهأ\u{301}\u{94D}ª…😀".chars().collect();
         for _ in 0..3000 {
             let len = rng.below(12);
             let text: String = (0..len).map(|_| alphabet[rng.below(alphabet.len() as u64) as usize]).collect();
@@ -241,5 +261,12 @@ mod tests {
         assert_eq!(mixed("Δ\u{445}"), (1, 1));
         assert_eq!(mixed("cafe\u{301}s हिन्दी"), (2, 0));
         assert_eq!(mixed("x1y2"), (2, 0));
+        for text in ["iPhone은 Apple이", "ใช้iPhoneถ่ายรูป", "الـPDF", "ה-PDFים PDFים", "हिन्दीPDF PDFका", "ბPDF"]
+        {
+            assert_eq!(mixed(text).1, 0, "{text}");
+        }
+        for text in ["p\u{430}y", "p\u{585}st", "\u{13AA}BC", "\u{43E}\u{3BF}", "한a\u{430}", "a한\u{430}"] {
+            assert_eq!(mixed(text), (1, 1), "{text}");
+        }
     }
 }

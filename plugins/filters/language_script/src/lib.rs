@@ -21,13 +21,14 @@
 //! | `no text` | the row has no text at all, and `no_text` is `drop` |
 //! | `no letters` | no letter of any script, and `no_letters` is `drop` |
 //! | `script not allowed` | letters of the `allowed` scripts ÷ letters is below `min_allowed` |
-//! | `forbidden script` | letters of the `forbidden` scripts ÷ letters is above `max_forbidden` |
+//! | `forbidden script` | letters of the `forbidden` scripts that are not `allowed` ÷ letters is above `max_forbidden` |
 //! | `too many scripts` | more than `max_scripts` scripts have `script_floor` of the letters or more each |
-//! | `mixed words` | words with letters of several scripts ÷ words is above `max_mixed_words` |
+//! | `mixed words` | words with letters of scripts that look alike ÷ words is above `max_mixed_words` |
 //!
 //! Letters of no script (Common, such as `ª`) are not counted. Mixed words are the mark of look-alike letters ("pаypal" with
-//! a Cyrillic а) and of broken recognition. Chinese and Japanese characters end a word, so "iPhone手机" is none; Greek letters
-//! go with Latin ones, as units and formulae do ("kΩ").
+//! a Cyrillic а): of Latin, Cyrillic, Greek, Armenian, Cherokee and Coptic, two in one word. Other scripts stand beside these in
+//! plain writing ("iPhone手机", "iPhone은", "الـPDF"), and so do Greek letters and Latin ones, in units and formulae ("kΩ").
+//! Letters of scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) are not counted as words.
 //!
 //! Columns: `script`, the name of the script that most letters have (of equal ones the first in the text; Unicode's name,
 //! such as `Latin`), and with `add_share` also `script-share`, its share of the letters. Rows without letters have no value.
@@ -49,7 +50,7 @@ pub struct Config {
     pub allowed: Vec<String>,
     /// Fewest letters of `allowed` scripts, as a share of the letters.
     pub min_allowed: f64,
-    /// Scripts that are not wanted.
+    /// Scripts that are not wanted. One that is `allowed` too ("Japanese" and "Korean" share Han) is allowed.
     pub forbidden: Vec<String>,
     /// Most letters of `forbidden` scripts, as a share of the letters.
     pub max_forbidden: f64,
@@ -57,7 +58,7 @@ pub struct Config {
     pub max_scripts: u32,
     /// Share of the letters from which on a script counts for `max_scripts`.
     pub script_floor: f64,
-    /// Most words with letters of several scripts, as a share of the words. 1 turns the rule off.
+    /// Most words with letters of several scripts that look alike, as a share of the words. 1 turns the rule off.
     pub max_mixed_words: f64,
     /// Whether the column `script-share` is filled.
     pub add_share: bool,
@@ -114,10 +115,29 @@ impl Plugin for LanguageScript {
             });
         }
         let allowed = Scripts::parse(&config.allowed, "allowed", &mut findings);
-        let forbidden = Scripts::parse(&config.forbidden, "forbidden", &mut findings);
+        let mut forbidden = Scripts::parse(&config.forbidden, "forbidden", &mut findings);
         for (i, name) in config.forbidden.iter().enumerate() {
             let both = scripts(name).is_some_and(|names| names.iter().all(|script| allowed.has(*script)));
             findings.require(!both, &format!("/forbidden/{i}"), || format!("{name} is in `allowed` too; take one out"));
+        }
+        // "Japanese" and "Korean" share Han: what is allowed by one name is not forbidden by another.
+        forbidden.remove(&allowed);
+        let default = Config::default();
+        let idle = [
+            ("min_allowed", config.min_allowed != default.min_allowed && config.allowed.is_empty(), "allowed = []"),
+            (
+                "max_forbidden",
+                config.max_forbidden != default.max_forbidden && config.forbidden.is_empty(),
+                "forbidden = []",
+            ),
+            ("script_floor", config.script_floor != default.script_floor && config.max_scripts == 0, "max_scripts = 0"),
+        ];
+        for (name, idle, why) in idle {
+            // What is no share at all has its own finding.
+            let known = shares.iter().any(|(other, value)| *other == name && !(0.0..=1.0).contains(value));
+            findings.require(known || !idle, &format!("/{name}"), || {
+                format!("it does nothing with {why}; set that, or take this out")
+            });
         }
         findings.finish()?;
         Ok(Self { config, allowed, forbidden, counts: Counts::default() })
@@ -147,6 +167,11 @@ impl Scripts {
             }
         }
         set
+    }
+
+    /// Takes the scripts of `others` out.
+    fn remove(&mut self, others: &Self) {
+        self.has.iter_mut().zip(others.has).for_each(|(has, other)| *has &= !other);
     }
 
     fn has(&self, script: Script) -> bool {

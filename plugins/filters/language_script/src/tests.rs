@@ -52,6 +52,23 @@ fn forbidden_scripts_have_a_bound() {
 }
 
 #[test]
+fn what_one_name_allows_another_does_not_forbid() {
+    let with =
+        |text: &str| reason(json!({ "allowed": ["Japanese"], "forbidden": ["Korean"], "min_allowed": 0.5 }), text);
+    assert_eq!(with("今日は犬とラーメン"), None);
+    assert_eq!(with("今日は犬と 한").as_deref(), Some("forbidden script"));
+    assert_eq!(reason(json!({ "forbidden": ["Korean"] }), "今日は犬と").as_deref(), Some("forbidden script"));
+}
+
+#[test]
+fn scripts_that_do_not_look_alike_are_no_mixture() {
+    for text in ["iPhone은 Apple이", "ใช้iPhoneถ่ายรูป", "الـPDF", "ה-PDF PDFים", "हिन्दीPDF"]
+    {
+        assert_eq!(reason(json!({}), text), None, "{text}");
+    }
+}
+
+#[test]
 fn mixed_texts_and_words() {
     let text = "abcd 狗狗 где";
     let scripts = |most: u32, floor: f64| reason(json!({ "max_scripts": most, "script_floor": floor }), text);
@@ -100,4 +117,10 @@ fn senseless_configurations_are_refused_with_their_place() {
     assert_eq!(paths, ["/min_allowed", "/max_mixed_words", "/allowed/1", "/forbidden/0", "/forbidden/1"]);
     assert!(error.findings[2].message.contains("\"English\" is no script"));
     assert!(error.findings[4].message.contains("`allowed` too"));
+    let idle = json!({ "min_allowed": 0.5, "max_forbidden": 0.1, "script_floor": 0.2 });
+    let error = testing::filter::<LanguageScript>(idle).err().unwrap();
+    let paths: Vec<_> = error.findings.iter().map(|finding| finding.path.as_str()).collect();
+    assert_eq!(paths, ["/min_allowed", "/max_forbidden", "/script_floor"]);
+    let used = json!({ "min_allowed": 0.5, "allowed": ["Latin"], "script_floor": 0.2, "max_scripts": 2 });
+    assert!(testing::filter::<LanguageScript>(used).is_ok());
 }

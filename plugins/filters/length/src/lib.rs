@@ -29,10 +29,10 @@
 //! |---|---|---|
 //! | `length` | `no text` | the row has no text at all, and `no_text` is `drop` |
 //! | | `too few characters`, `too many characters` | Unicode scalar values, spaces included |
-//! | | `too few words`, `too many words` | runs of letters, digits and underscores; each Chinese or Japanese character |
+//! | | `too few words`, `too many words` | runs of letters, digits and underscores; in scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) each letter with its marks |
 //! | | `too few lines`, `too many lines` | lines that are not blank |
 //! | | `too few sentences`, `too many sentences` | see [`measure::sentences`] |
-//! | | `words too short`, `words too long` | mean characters of the words, Chinese and Japanese ones aside |
+//! | | `words too short`, `words too long` | mean characters of the words, those of scripts without spaces aside |
 //! | | `too little text for the image`, `too much text for the image` | characters per million pixels of all the row's images |
 //! | `length_tokens` | `too few tokens`, `too many tokens` | the column `text-tokens` |
 //! | `length_turns` | `too few turns`, `too many turns` | answers of the model in the record, see [`measure::turns`] |

@@ -1,7 +1,7 @@
 //! Measures: a row's text, record and image sizes in, one number out of each function.
 
 use ovhost_sdk::prelude::*;
-use ovhost_sdk::text::{self, Class, class, is_cjk};
+use ovhost_sdk::text::{self, Class, class, is_cjk, is_unspaced};
 
 /// Roles of turns that are the model's: the prompt `conversation`'s.
 pub const ASSISTANT_ROLES: [&str; 6] = ["assistant", "gpt", "chatgpt", "model", "bot", "chatbot"];
@@ -16,11 +16,11 @@ pub fn lines(text: &str) -> usize {
     text.lines().filter(|line| !line.trim().is_empty()).count()
 }
 
-/// Mean characters of a word, over the words of scripts that have spaces (a CJK character is always 1 long). None where
+/// Mean characters of a word, over the words of scripts that have spaces (in the others a word is one letter). None where
 /// there is no such word.
 pub fn mean_word(text: &str) -> Option<f64> {
     let (mut words, mut chars) = (0u64, 0u64);
-    for word in text::words(text).filter(|word| !word.starts_with(is_cjk)) {
+    for word in text::words(text).filter(|word| !word.starts_with(|c| is_cjk(c) || is_unspaced(c))) {
         words += 1;
         chars += word.chars().count() as u64;
     }

@@ -76,6 +76,8 @@ fn sentences_and_words_of_several_scripts() {
     assert_eq!(measure::mean_word("ab abcd"), Some(3.0));
     assert_eq!(measure::mean_word("这是 abcd 吗"), Some(4.0));
     assert_eq!(measure::mean_word("这是吗"), None);
+    assert_eq!(measure::mean_word("สุนัข abcd"), Some(4.0));
+    assert_eq!(measure::words("สุนัขสีน้ำตาล"), 9);
     let mean = |text: &str| alone(json!({ "min_mean_word": 3, "max_mean_word": 10 }), json!({ "text": text }));
     assert_eq!(mean("a b c d").as_deref(), Some("words too short"));
     assert_eq!(mean("abc abc"), None);

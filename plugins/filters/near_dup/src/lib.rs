@@ -10,7 +10,8 @@
 //! 0.9. `bands` and `rows` come from `threshold`, `permutations` and `recall` unless they are given: the most rows a band,
 //! which find the fewest pairs below the threshold, with a probability of at least `recall` at it.
 //!
-//! Chinese and Japanese characters count as words, so that one `ngram` serves mixed data. A row without words is kept. Only
+//! Letters of scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) count as words, so that one `ngram` serves
+//! mixed data. A row without words is kept. Only
 //! kept rows are remembered. Of every key 48 bits count: with m rows remembered, a row is dropped by mistake with a
 //! probability of about m × b² / 2⁴⁸ (1 in 1.4 million at a million rows). The state is the keys in ascending order.
 
@@ -30,7 +31,7 @@ const MAX_HASHES: u32 = 1024;
 #[serde(rename_all = "snake_case", crate = "ovhost_sdk::serde")]
 #[schemars(crate = "ovhost_sdk::schemars")]
 pub enum Unit {
-    /// Words; every Chinese or Japanese character is one. Punctuation and white space are left out.
+    /// Words; every letter of a script without spaces (Chinese, Thai) is one. Punctuation and white space are left out.
     #[default]
     Words,
     /// Characters as they are, runs of white space as one space.
@@ -48,7 +49,7 @@ pub struct Config {
     pub recall: f64,
     /// Most hashes of a text. Time and memory grow with them, and the bands tell similarities apart more sharply.
     pub permutations: u32,
-    /// Bands of the index. 0: derived, and `rows` too.
+    /// Bands of the index, in place of the three above. 0: derived from them, and `rows` too.
     pub bands: u32,
     /// Hashes of a band. 0: derived, and `bands` too.
     pub rows: u32,
@@ -113,6 +114,20 @@ impl Plugin for NearDup {
         findings.require(given.hashes() <= u64::from(MAX_HASHES), "/bands", || {
             format!("{} bands of {} make more than {MAX_HASHES} hashes", config.bands, config.rows)
         });
+        let default = Config::default();
+        let idle = [
+            ("threshold", config.threshold != default.threshold),
+            ("recall", config.recall != default.recall),
+            ("permutations", config.permutations != default.permutations),
+        ];
+        for (name, set) in idle {
+            findings.require(derived || !set, &format!("/{name}"), || {
+                format!(
+                    "bands = {} and rows = {} say the shape already; take this or those out",
+                    config.bands, config.rows
+                )
+            });
+        }
         findings
             .require((1..=100).contains(&config.ngram), "/ngram", || format!("{} is not in 1 to 100", config.ngram));
         findings.require(config.max_rows > 0, "/max_rows", || "must be at least 1".into());

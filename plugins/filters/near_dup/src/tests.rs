@@ -35,6 +35,13 @@ fn chinese_is_cut_by_characters() {
 }
 
 #[test]
+fn thai_is_cut_by_letters() {
+    let text = "สุนัขสีน้ำตาลตัวเล็กวิ่งไล่ลูกบอลสีแดงในสวนสาธารณะที่มีแดดจ้า ข้างๆ มีผู้สูงอายุสองคนนั่งดื่มชาบนม้านั่ง";
+    let other = "แมวสีเทาสามตัวนอนหลับบนโซฟาสีฟ้าริมหน้าต่าง นอกหน้าต่างเป็นหลังคาเมืองเก่าและภูเขาสูงที่อยู่ไกลออกไป";
+    assert_eq!(kept(json!({}), &[text, &format!("{text}ครับ"), other]), [true, false, true]);
+}
+
+#[test]
 fn short_texts_are_one_shingle_and_empty_ones_stay() {
     assert_eq!(
         kept(json!({}), &["a dog", "A dog!", "a cat", "dog a", "", "?!", ""]),
@@ -114,6 +121,8 @@ fn senseless_configurations_are_refused_with_their_place() {
         ["/threshold", "/recall", "/permutations", "/ngram", "/max_rows"]
     );
     assert_eq!(paths(json!({ "bands": 3 })), ["/bands"]);
+    let both = json!({ "bands": 1, "rows": 1, "threshold": 0.99, "recall": 0.5, "permutations": 8 });
+    assert_eq!(paths(both), ["/threshold", "/recall", "/permutations"]);
     assert_eq!(paths(json!({ "bands": 200, "rows": 200 })), ["/bands"]);
     assert_eq!(paths(json!({ "threshold": 0.1, "permutations": 4 })), ["/permutations"]);
 }

@@ -5,7 +5,7 @@
 use aho_corasick::automaton::Automaton;
 use aho_corasick::{Anchored, dfa::DFA, nfa::contiguous::NFA};
 use ovhost_sdk::prelude::*;
-use ovhost_sdk::text::is_cjk;
+use ovhost_sdk::text::{is_cjk, is_unspaced};
 
 use crate::fold::Folding;
 
@@ -16,7 +16,7 @@ use crate::fold::Folding;
 pub enum Position {
     /// Nowhere.
     Off,
-    /// At the start of the text; quotes, bullets and spaces may come before it.
+    /// At the start of the text; quotes, bullets and spaces may come before it, and numbers and speakers ("1.", "Assistant:").
     TextStart,
     /// At the start of a line, likewise. The column `text` joins a record's answers by line breaks, so this is the start of
     /// every answer.
@@ -33,6 +33,8 @@ pub(crate) struct Phrase {
     pub(crate) list: usize,
     /// Where it counts.
     pub(crate) at: Position,
+    /// Whether it does not count before an idiom.
+    pub(crate) head: bool,
 }
 
 /// Up to so many bytes of phrases the automaton is a table with a row for each prefix: the fastest, and the largest.
@@ -42,6 +44,8 @@ const TABLE_BYTES: usize = 16 << 10;
 struct Check {
     list: usize,
     at: Position,
+    /// Whether it does not count before an idiom.
+    head: bool,
     /// Whether a word must start or end where the phrase does.
     word: [bool; 2],
 }
@@ -50,9 +54,29 @@ struct Check {
 pub(crate) struct Finder {
     machine: Machine,
     checks: Vec<Check>,
+    idioms: Idioms,
     folding: Folding,
     buffer: String,
     starts: Starts,
+}
+
+/// What makes plain speech of the phrase before it. Folded.
+struct Idioms {
+    phrases: Vec<String>,
+    ignore_case: bool,
+}
+
+impl Idioms {
+    /// Whether one of them follows: `rest` is the text after a phrase.
+    fn open(&self, rest: &str) -> bool {
+        let Some(rest) = rest.strip_prefix(' ') else { return false };
+        let starts = |phrase: &String| {
+            let Some((start, after)) = rest.split_at_checked(phrase.len()) else { return false };
+            let same = if self.ignore_case { start.eq_ignore_ascii_case(phrase) } else { start == phrase };
+            same && !after.chars().next().is_some_and(in_word)
+        };
+        self.phrases.iter().any(starts)
+    }
 }
 
 /// The automaton over all phrases.
@@ -64,8 +88,8 @@ enum Machine {
 }
 
 impl Finder {
-    /// A finder of `phrases`, which `folding` folded. `Err`: they are too many for the automaton.
-    pub(crate) fn new(folding: Folding, phrases: &[Phrase]) -> Result<Self, String> {
+    /// A finder of `phrases`, which `folding` folded as it did `idioms`. `Err`: they are too many for the automaton.
+    pub(crate) fn new(folding: Folding, phrases: &[Phrase], idioms: Vec<String>) -> Result<Self, String> {
         let bytes: usize = phrases.iter().map(|phrase| phrase.text.len()).sum();
         let texts = phrases.iter().map(|phrase| &phrase.text);
         // Phrases start with most letters, so a search for those first ("prefilter") would only cost.
@@ -78,11 +102,13 @@ impl Finder {
         };
         let machine =
             machine.map_err(|e| format!("{} phrases of {bytes} bytes are too many: {e}; use fewer", phrases.len()))?;
-        let checks = phrases.iter().map(|Phrase { text, list, at }| {
+        let checks = phrases.iter().map(|Phrase { text, list, at, head }| {
             let word = [text.chars().next(), text.chars().next_back()].map(|c| c.is_some_and(in_word));
-            Check { list: *list, at: *at, word }
+            Check { list: *list, at: *at, head: *head, word }
         });
-        Ok(Self { machine, checks: checks.collect(), folding, buffer: String::new(), starts: Starts::default() })
+        let idioms = Idioms { phrases: idioms, ignore_case: folding.case };
+        let (checks, starts) = (checks.collect(), Starts::default());
+        Ok(Self { machine, checks, idioms, folding, buffer: String::new(), starts })
     }
 
     /// The first list of which `text` has a phrase in a place where it counts.
@@ -91,15 +117,21 @@ impl Finder {
         self.starts.forget();
         match &self.machine {
             Machine::None => None,
-            Machine::Table(table) => first_list(table, &self.checks, text, &mut self.starts),
-            Machine::Small(small) => first_list(small, &self.checks, text, &mut self.starts),
+            Machine::Table(table) => first_list(table, &self.checks, &self.idioms, text, &mut self.starts),
+            Machine::Small(small) => first_list(small, &self.checks, &self.idioms, text, &mut self.starts),
         }
     }
 }
 
 /// Runs `machine` over `text`, and gives the first list of a match that passes its check. This is the library's search for
 /// overlapping matches, without what it has for streams and anchors: half the time of a caption.
-fn first_list(machine: &impl Automaton, checks: &[Check], text: &str, starts: &mut Starts) -> Option<usize> {
+fn first_list(
+    machine: &impl Automaton,
+    checks: &[Check],
+    idioms: &Idioms,
+    text: &str,
+    starts: &mut Starts,
+) -> Option<usize> {
     let mut best: Option<usize> = None;
     // An automaton that may start anywhere has this state, whatever the text.
     let mut state = machine.start_state(Anchored::No).ok()?;
@@ -112,7 +144,8 @@ fn first_list(machine: &impl Automaton, checks: &[Check], text: &str, starts: &m
             let pattern = machine.match_pattern(state, n);
             let check = &checks[pattern.as_usize()];
             let (start, end) = (i + 1 - machine.pattern_len(pattern), i + 1);
-            if best.is_none_or(|best| check.list < best) && check.passes(text, start, end, starts) {
+            let wanted = best.is_none_or(|best| check.list < best) && check.passes(text, start, end, starts);
+            if wanted && !(check.head && idioms.open(&text[end..])) {
                 if check.list == 0 {
                     return Some(0);
                 }
@@ -138,15 +171,82 @@ impl Check {
     }
 }
 
-/// Where the first letter or digit of a text and of each of its lines is. A text may have a match at every byte, so nothing
-/// is read again for each: the text is read once, at the first match that asks.
+/// Where a text and each of its lines begin. A text may have a match at every byte, so nothing is read again for each: the
+/// text is read once, at the first match that asks.
 #[derive(Default)]
 struct Starts {
     known: bool,
-    /// Of every line: where it starts, and where its first letter or digit does; if it has none, where it ends.
-    lines: Vec<(usize, usize)>,
-    /// The text's first letter or digit, or its end.
+    /// Of every line: where it starts, and where a phrase may.
+    lines: Vec<(usize, Opening)>,
+    /// Where a phrase may open the text.
+    text: Opening,
+}
+
+/// Where a phrase may start: among the signs up to the first letter or digit, or among those up to the first one behind
+/// numbers and names of speakers.
+#[derive(Clone, Copy, Default)]
+struct Opening {
+    /// The first letter or digit, or the end.
     first: usize,
+    /// Behind numbers and speakers, and the first letter or digit there, or the end.
+    behind: Option<(usize, usize)>,
+}
+
+impl Opening {
+    /// The opening of `text`, which starts at byte `start` of something longer and whose first letter or digit is at `first`.
+    fn of(text: &str, start: usize, first: Option<usize>) -> Self {
+        let mut opening = Self { first: start + first.unwrap_or(text.len()), behind: None };
+        let mut at = first;
+        while let Some(label) = at.and_then(|at| label(&text[at..]).map(|length| at + length)) {
+            at = text[label..].find(letter_or_digit).map(|place| label + place);
+            opening.behind = Some((start + label, start + at.unwrap_or(text.len())));
+        }
+        opening
+    }
+
+    fn has(self, at: usize) -> bool {
+        at <= self.first || self.behind.is_some_and(|(from, to)| (from..=to).contains(&at))
+    }
+}
+
+/// Names before an answer, in lower case.
+const SPEAKERS: [&str; 22] = [
+    "assistant",
+    "ai assistant",
+    "ai",
+    "bot",
+    "chatbot",
+    "chatgpt",
+    "gpt",
+    "gpt-4",
+    "gpt-4o",
+    "model",
+    "response",
+    "reply",
+    "answer",
+    "output",
+    "caption",
+    "description",
+    "a",
+    "助手",
+    "回答",
+    "答案",
+    "回复",
+    "答",
+];
+
+/// Length of a number ("1.", "2)") or a speaker ("Assistant:") at the start of `text`, which starts with a letter or digit.
+fn label(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    if digits > 0 {
+        let mut rest = text[digits..].chars();
+        let point = rest.next().filter(|c| matches!(c, '.' | ')' | ']' | ':' | '、' | '．' | '：'))?;
+        return (digits <= 3 && !rest.next().is_some_and(|c| c.is_ascii_digit())).then(|| digits + point.len_utf8());
+    }
+    // No speaker is longer than 16 bytes with the signs of emphasis that may stand before the colon.
+    let (colon, sign) = text.char_indices().take_while(|(at, _)| *at <= 20).find(|(_, c)| matches!(c, ':' | '：'))?;
+    let name = text[..colon].trim_end_matches(['*', '_', ' ']);
+    SPEAKERS.iter().any(|speaker| name.eq_ignore_ascii_case(speaker)).then(|| colon + sign.len_utf8())
 }
 
 impl Starts {
@@ -162,28 +262,26 @@ impl Starts {
         }
         self.known = true;
         self.lines.clear();
-        self.first = text.len();
-        let mut start = 0;
+        let (mut start, mut first) = (0, None);
         for line in text.split_inclusive('\n').chain([""]) {
             let place = line.find(letter_or_digit);
-            if let Some(at) = place {
-                self.first = self.first.min(start + at);
-            }
-            self.lines.push((start, start + place.unwrap_or(line.len())));
+            first = first.or(place.map(|at| start + at));
+            self.lines.push((start, Opening::of(line, start, place)));
             start += line.len();
         }
+        self.text = Opening::of(text, 0, first);
         self
     }
 
-    /// Whether no letter or digit comes before byte `at`.
+    /// Whether nothing but signs, numbers and speakers comes before byte `at`.
     fn opens_text(&self, at: usize) -> bool {
-        at <= self.first
+        self.text.has(at)
     }
 
-    /// Whether none comes before byte `at` on its line.
+    /// Whether nothing else comes before byte `at` on its line.
     fn opens_line(&self, at: usize) -> bool {
         let line = self.lines.partition_point(|&(start, _)| start <= at).checked_sub(1);
-        line.and_then(|line| self.lines.get(line)).is_none_or(|&(_, first)| at <= first)
+        line.and_then(|line| self.lines.get(line)).is_none_or(|(_, opening)| opening.has(at))
     }
 }
 
@@ -196,7 +294,7 @@ fn letter_or_digit(c: char) -> bool {
 
 /// Whether `c` belongs to a word that goes on beside it.
 fn in_word(c: char) -> bool {
-    c.is_alphanumeric() && !is_cjk(c)
+    c.is_alphanumeric() && !is_cjk(c) && !is_unspaced(c)
 }
 
 #[cfg(test)]
@@ -233,7 +331,8 @@ mod tests {
             (Position::LineStart, format!("z{}", "-".repeat(5000)), "--"),
             (Position::TextStart, format!("{signs}z{few}"), "-a"),
         ] {
-            let mut finder = Finder::new(folding, &[Phrase { text: phrase.into(), list: 0, at }]).unwrap();
+            let mut finder =
+                Finder::new(folding, &[Phrase { text: phrase.into(), list: 0, at, head: false }], vec![]).unwrap();
             STEPS.set(0);
             assert_eq!(finder.find(&text), None);
             assert!((1..=text.len()).contains(&STEPS.get()), "{} steps for {} bytes", STEPS.get(), text.len());
@@ -242,7 +341,7 @@ mod tests {
 
     fn phrases(texts: impl IntoIterator<Item = String>) -> Vec<Phrase> {
         let places = [Position::LineStart, Position::Anywhere, Position::TextStart];
-        let phrase = |(i, text): (usize, String)| Phrase { text, list: i % 5, at: places[i % 3] };
+        let phrase = |(i, text): (usize, String)| Phrase { text, list: i % 5, at: places[i % 3], head: false };
         texts.into_iter().enumerate().map(phrase).collect()
     }
 
@@ -252,8 +351,8 @@ mod tests {
         let words = ["ab", "a b", "b", "ba b", "狗", "狗a", "a\nb", "bb"].map(String::from);
         let few = phrases(words.clone());
         let many = phrases(words.into_iter().chain((0..3000).map(|i| format!("filler number {i}"))));
-        let mut table = Finder::new(folding, &few).unwrap();
-        let mut small = Finder::new(folding, &many).unwrap();
+        let mut table = Finder::new(folding, &few, vec![]).unwrap();
+        let mut small = Finder::new(folding, &many, vec![]).unwrap();
         assert!(matches!(table.machine, Machine::Table(_)) && matches!(small.machine, Machine::Small(_)));
         assert_eq!(small.find("It is Filler Number 2999"), Some(3007 % 5).filter(|_| 3007 % 3 == 1));
         let mut rng = ovhost_sdk::Rng::new(1);
@@ -274,6 +373,18 @@ mod tests {
             found += usize::from(plain.is_some());
         }
         assert!(found > 500);
+    }
+
+    #[test]
+    fn labels() {
+        for (text, length) in
+            [("1. I", 2), ("12) I", 3), ("Assistant: I", 10), ("AI**: I", 5), ("助手：我", 9), ("1、我", 4)]
+        {
+            assert_eq!(label(text), Some(length), "{text}");
+        }
+        for text in ["1.5 m", "2023. I", "Assistants: I", "The sign says: I", "I", "1", "", "Assistant"] {
+            assert_eq!(label(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -3,12 +3,12 @@
 //! Most captions are plain ASCII with single spaces and need no folding; they pass through uncopied. ASCII letters keep
 //! their case here, as the automaton ignores it at no cost.
 
-use ovhost_sdk::text::is_cjk;
+use ovhost_sdk::text::{fold_case, is_cjk, plain_form};
 
 /// What is folded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Folding {
-    /// Letters become lower case (ASCII ones: see [`Folding::phrase`]).
+    /// Letters lose their case, by [`fold_case`] (ASCII ones: see [`Folding::phrase`]).
     pub(crate) case: bool,
     /// Apostrophes, quotes, dashes, full-width forms, spaces and invisible characters.
     pub(crate) forms: bool,
@@ -40,14 +40,14 @@ impl Folding {
                 buffer.push(c);
                 continue;
             }
-            let c = if self.forms { form(c) } else { Some(c) };
+            let c = if self.forms { plain_form(c) } else { Some(c) };
             let Some(c) = c else { continue };
             if c == ' ' && self.forms && (space || cjk) {
                 continue;
             }
             (space, cjk) = (c == ' ', false);
             if self.case && !c.is_ascii() {
-                buffer.extend(c.to_lowercase());
+                buffer.extend(fold_case(c));
             } else {
                 buffer.push(c);
             }
@@ -71,7 +71,7 @@ impl Folding {
     }
 }
 
-/// Bytes that [`form`] may change: white space but the space and the line feed, the backtick, all that is not ASCII.
+/// Bytes that [`plain_form`] may change: white space but the space and the line feed, the backtick, all that is not ASCII.
 const SPECIAL: [bool; 256] = {
     let mut table = [false; 256];
     let mut i = 128;
@@ -86,22 +86,6 @@ const SPECIAL: [bool; 256] = {
     table[b'`' as usize] = true;
     table
 };
-
-/// The plain form of `c`; None for what is invisible.
-fn form(c: char) -> Option<char> {
-    Some(match c {
-        'a'..='z' | 'A'..='Z' | ' ' | '\n' => c,
-        '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => '\n',
-        '`' | '´' | 'ʹ' | 'ʼ' | '‘' | '’' | '‛' | '′' | '＇' => '\'',
-        '“' | '”' | '„' | '‟' | '″' | '＂' => '"',
-        '‐' | '‑' | '‒' | '–' | '—' | '―' | '−' => '-',
-        '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FE0F}' | '\u{FEFF}' => return None,
-        // Full-width ASCII lies at a fixed distance.
-        '\u{FF01}'..='\u{FF5E}' => char::from((u32::from(c) - 0xFF01 + 0x21) as u8),
-        _ if c.is_whitespace() => ' ',
-        _ => c,
-    })
-}
 
 #[cfg(test)]
 mod tests {
@@ -125,6 +109,7 @@ mod tests {
         assert_eq!(fold(true, true, "ÜBER Ünd"), "üBER ünd");
         assert_eq!(fold(true, false, "ÜBER  Uns"), "üBER  Uns");
         assert_eq!(fold(false, true, "ÜBER Uns"), "ÜBER Uns");
+        assert_eq!(fold(true, true, "Η ΟΔΟΣ"), fold(true, true, "η οδος"));
     }
 
     #[test]

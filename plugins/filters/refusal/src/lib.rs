@@ -21,8 +21,9 @@
 //! | `phrase` | one of `phrases` or of the asset `phrases` |
 //!
 //! The lists are English and Chinese (both scripts). Of several matches the reason is the first of the table. Each list has
-//! its own place, see [`Position`]. A phrase matches whole words ("art" is not in "party"); Chinese characters
-//! have no word ends to respect.
+//! its own place, see [`Position`]. A phrase matches whole words ("art" is not in "party"); characters of scripts without
+//! spaces, such as Chinese and Thai, have no word ends to respect. "I cannot" is no refusal before a phrase of
+//! `lists/idioms.txt` ("I can't believe how", "I cannot wait").
 //!
 //! The asset `phrases` is a text file with one phrase a line; blank lines and lines that start with `#` are not phrases.
 
@@ -88,6 +89,9 @@ const LISTS: [&str; 4] = [
     include_str!("lists/boilerplate.txt"),
 ];
 const ASSET: &str = "phrases";
+/// Phrases of the list of refusals that plain speech has too, before an idiom.
+const HEADS: [&str; 4] = ["I cannot", "I can't", "I cant", "I can not"];
+const IDIOMS: &str = include_str!("lists/idioms.txt");
 
 /// The filter.
 pub struct Refusal {
@@ -109,7 +113,8 @@ impl Plugin for Refusal {
         let places = [config.refusal, config.ai_identity, config.no_image, config.boilerplate];
         for (list, (text, at)) in LISTS.iter().zip(places).enumerate() {
             if at != Position::Off {
-                phrases.extend(lines(text).map(|(_, line)| Phrase { text: folding.phrase(line), list, at }));
+                let phrase = |line: &str| Phrase { text: folding.phrase(line), list, at, head: HEADS.contains(&line) };
+                phrases.extend(lines(text).map(|(_, line)| phrase(line)));
             }
         }
         let mut own = |text: &str, pointer: &str, place: &str| {
@@ -117,7 +122,7 @@ impl Plugin for Refusal {
             findings.require(text.chars().nth(1).is_some(), pointer, || {
                 format!("{place}a phrase of fewer than 2 characters would match almost every text; remove it")
             });
-            phrases.push(Phrase { text, list: OWN, at: config.phrases_at });
+            phrases.push(Phrase { text, list: OWN, at: config.phrases_at, head: false });
         };
         for (i, phrase) in config.phrases.iter().enumerate() {
             own(phrase, &format!("/phrases/{i}"), "");
@@ -137,7 +142,8 @@ impl Plugin for Refusal {
             "phrases are given and `off` ignores them; use text_start, line_start or anywhere".into()
         });
         findings.finish()?;
-        let finder = Finder::new(folding, &phrases).map_err(|e| ConfigError::at("", e))?;
+        let idioms = lines(IDIOMS).map(|(_, line)| folding.phrase(line)).collect();
+        let finder = Finder::new(folding, &phrases, idioms).map_err(|e| ConfigError::at("", e))?;
         Ok(Self { finder, no_text: config.no_text })
     }
 }

@@ -74,6 +74,51 @@ fn of_several_lists_the_first_gives_the_reason() {
 }
 
 #[test]
+fn plain_speech_is_no_refusal() {
+    for text in [
+        "I can't believe how beautiful this place is!",
+        "I cannot wait for summer!",
+        "I can’t help but smile at this dog.",
+        "“I CAN'T WAIT” says the shirt.",
+    ] {
+        assert_eq!(by_default(text), None, "{text}");
+    }
+    for text in
+        ["I can't help with that.", "I cannot.", "I can't standardise", "I cannot believe it. Still:\nI cannot say."]
+    {
+        assert_eq!(by_default(text).as_deref(), Some("refusal"), "{text}");
+    }
+    // A recipe's own phrases have no exceptions.
+    assert_eq!(reason(json!({ "phrases": ["I cannot wait"] }), "I cannot wait!").as_deref(), Some("phrase"));
+}
+
+#[test]
+fn numbers_and_speakers_may_come_before() {
+    for text in [
+        "1. I'm sorry, I can't see the image.",
+        "Assistant: I'm sorry, I can't",
+        "**Assistant:** 2) \"I'm really sorry, but I can't help",
+        "A dog.\nAnswer: I cannot say.",
+        "Im sorry, I cant",
+        "I cant see it",
+        "助手：抱歉，我不能",
+    ] {
+        assert_eq!(by_default(text).as_deref(), Some("refusal"), "{text}");
+    }
+    assert_eq!(reason(json!({ "refusal": "text_start" }), "Assistant:\nI'm sorry, no").as_deref(), Some("refusal"));
+    for text in ["The poster says: I cannot swim in there", "1.5 I cannot"] {
+        assert_eq!(by_default(text), None, "{text}");
+    }
+}
+
+#[test]
+fn case_is_folded_in_all_scripts() {
+    let has = |phrase: &str, text: &str| reason(json!({ "phrases": [phrase] }), text).is_some();
+    assert!(has("ΟΔΟΣ", "η οδος εδώ") && has("οδός", "Η ΟΔΌΣ"));
+    assert!(has("ขอโทษ", "ฉันขอโทษด้วย"), "Thai has no spaces between words");
+}
+
+#[test]
 fn places() {
     let at = |place: &str, text: &str| reason(json!({ "refusal": place }), text).is_some();
     let (first, line, inside) = ("\"**I cannot see.", "A dog.\n- I cannot see.", "A dog. I cannot see.");

@@ -1,7 +1,8 @@
 //! `repetition`: drops rows whose text repeats itself, by Gopher's rules and by the longest loop.
 //!
 //! ```text
-//!  text ─┬─► words.rs: words as numbers ─┬─► loops, longest run of a character   (any text)
+//!  text ─┬─► runs.rs: characters ──────────► runs of one or a few                (any text)
+//!        ├─► words.rs: words by places ──┬─► loops                               (any text)
 //!        │                               └─► ngrams.rs: shares of n-grams        (texts of `min_words` words)
 //!        └─► lines.rs: lines, paragraphs ──► shares of duplicates                (likewise)
 //! ```
@@ -15,9 +16,10 @@
 //! | reason | rule | default |
 //! |---|---|---|
 //! | `no text` | the row has no text at all, and `no_text` is `drop` | |
-//! | `repeated character` | one character, not white space, more than `max_char_run` times in a row | 100 |
+//! | `repeated character` | one character, not white space, more than `max_char_run` times in a row, white space between signs left out | 100 |
 //! | `repeated word` | one word more than `max_loop` times in a row | 7 |
 //! | `repeated phrase` | 2 to `loop_words` words more than `max_loop` times in a row | off |
+//! | `repeated characters` | 2 to 12 characters (`❤️`, `ha`) more than `max_char_run` times in a row, likewise | 100 |
 //! | `duplicate lines` | lines that came before ÷ lines | 0.30 |
 //! | `duplicate line characters` | characters of lines that came before ÷ characters of the lines | 0.20 |
 //! | `duplicate paragraphs` | paragraphs that came before ÷ paragraphs | 0.30 |
@@ -29,10 +31,10 @@
 //! Training Gopher", table A1; "came before" is how datatrove reads its duplicates: the first occurrence does not count.
 //! Here a character counts once though n-grams overlap, and only characters of words count, above and below the line: a
 //! share is 1 where everything is repeated. Eight equal words in a row are the rule of the LLaVA-OneVision-1.5 pipeline.
-//! The run of one character is our own.
+//! The runs of characters are our own.
 //!
-//! A word is a run of letters, digits and underscores, compared with its case, or one Chinese or Japanese character. Bounds
-//! are inclusive. A share of 1, or 0 for `max_char_run` and `max_loop`, turns a rule off. Rules are tried in the order of
+//! A word is a run of letters, digits and underscores, compared with its case; in scripts without spaces (Chinese, Japanese,
+//! Thai, Lao, Khmer, Myanmar) it is a letter with its marks. Bounds are inclusive. A share of 1, or 0 for `max_char_run` and `max_loop`, turns a rule off. Rules are tried in the order of
 //! the table.
 //!
 //! Gopher's shares are for pages: its other rules drop documents of fewer than 50 words before, and in one of twelve, two
@@ -43,10 +45,12 @@ use ovhost_sdk::text::Missing;
 
 mod lines;
 mod ngrams;
+mod runs;
 mod table;
 mod words;
 
 use ngrams::NGrams;
+use runs::{Chars, MOST_PERIOD};
 use words::Words;
 
 /// Configuration of `repetition`.
@@ -54,7 +58,8 @@ use words::Words;
 #[serde(default, deny_unknown_fields, crate = "ovhost_sdk::serde")]
 #[schemars(crate = "ovhost_sdk::schemars")]
 pub struct Config {
-    /// Longest run of one character that is not white space. 0 turns the rule off.
+    /// Longest run of one character that is not white space, or most times that 2 to 12 of them come in a row. 0 turns the
+    /// rules off.
     pub max_char_run: u32,
     /// Most times that a word, or a phrase of up to `loop_words` words, may come in a row. 0 turns the rule off.
     pub max_loop: u32,
@@ -166,6 +171,7 @@ impl Config {
 /// The filter. Its buffers are kept from row to row; what is in them is not.
 pub struct Repetition {
     config: Config,
+    chars: Chars,
     words: Words,
     ngrams: NGrams,
 }
@@ -181,13 +187,16 @@ impl Plugin for Repetition {
         findings.require((1..=MOST_LOOP_WORDS).contains(&config.loop_words), "/loop_words", || {
             format!("{} is outside 1 to {MOST_LOOP_WORDS}; to turn loops off, set max_loop = 0", config.loop_words)
         });
+        let idle = config.max_loop == 0 && (2..=MOST_LOOP_WORDS).contains(&config.loop_words);
+        findings
+            .require(!idle, "/loop_words", || "it does nothing with max_loop = 0; set that, or take this out".into());
         for (name, value) in config.line_shares().into_iter().chain(config.ngram_shares()) {
             findings.require((0.0..=1.0).contains(&value), &format!("/{name}"), || {
                 format!("{value} is no share; use 0 to 1 (1 turns the rule off)")
             });
         }
         findings.finish()?;
-        Ok(Self { config, words: Words::default(), ngrams: NGrams::default() })
+        Ok(Self { config, chars: Chars::default(), words: Words::default(), ngrams: NGrams::default() })
     }
 }
 
@@ -202,8 +211,13 @@ impl Repetition {
     /// The first rule that `text` breaks.
     fn broken_rule(&mut self, text: &str) -> Option<&'static str> {
         let config = &self.config;
-        if config.max_char_run > 0 && words::has_char_run(text, config.max_char_run) {
-            return Some("repeated character");
+        // As many bytes as characters, or more.
+        let runs = config.max_char_run > 0 && text.len() > config.max_char_run as usize;
+        if runs {
+            self.chars.read(text);
+            if self.chars.has_run(1, config.max_char_run) {
+                return Some("repeated character");
+            }
         }
         self.words.read(text);
         if config.max_loop > 0 {
@@ -212,6 +226,9 @@ impl Repetition {
                     return Some(if length == 1 { "repeated word" } else { "repeated phrase" });
                 }
             }
+        }
+        if runs && (2..=MOST_PERIOD).any(|period| self.chars.has_run(period, config.max_char_run)) {
+            return Some("repeated characters");
         }
         if self.words.len() < config.min_words as usize {
             return None;

@@ -51,6 +51,34 @@ fn runs_of_one_character() {
 }
 
 #[test]
+fn runs_of_a_few_characters() {
+    for unit in ["- ", "😂 "] {
+        assert_eq!(reason(json!({}), &unit.repeat(100)), None, "{unit}");
+        assert_eq!(reason(json!({}), &unit.repeat(101)).as_deref(), Some("repeated character"), "{unit}");
+    }
+    for unit in ["❤️", "🇩🇪", "👍🏽", "e\u{301}", "ha", "👩🏽\u{200D}❤️\u{200D}💋\u{200D}👨🏽 ", "|-"]
+    {
+        assert_eq!(reason(json!({}), &format!("a dog {}", unit.repeat(100))), None, "{unit}");
+        let text = format!("a dog {}", unit.repeat(101));
+        assert_eq!(reason(json!({}), &text).as_deref(), Some("repeated characters"), "{unit}");
+        assert_eq!(reason(json!({ "max_char_run": 0 }), &text), None, "{unit}");
+    }
+    assert_eq!(reason(json!({ "max_char_run": 2 }), "too old a banana"), None);
+    assert_eq!(reason(json!({ "max_char_run": 2 }), "hahaha").as_deref(), Some("repeated characters"));
+    assert_eq!(reason(json!({}), &"no ".repeat(200)).as_deref(), Some("repeated word"));
+}
+
+#[test]
+fn scripts_without_spaces_loop_too() {
+    assert_eq!(reason(json!({}), &"สุนัขวิ่งบนสนามหญ้า".repeat(6)).as_deref(), Some("top 2-gram"));
+    assert_eq!(
+        reason(json!({ "max_loop": 2, "loop_words": 12 }), &"ສະບາຍດີ".repeat(3)).as_deref(),
+        Some("repeated phrase")
+    );
+    assert_eq!(reason(json!({}), "สุนัขวิ่งบนสนามหญ้าและเด็กนั่งดูอยู่ใกล้ต้นไม้ใหญ่ในสวนสาธารณะ"), None);
+}
+
+#[test]
 fn loops_of_words_and_phrases() {
     let words = |n: usize| format!("A dog {}", "very, ".repeat(n));
     assert_eq!(reason(json!({}), &words(7)), None);
@@ -210,6 +238,8 @@ fn senseless_configurations_are_refused_with_their_place() {
     let error = testing::filter::<Repetition>(bad).err().unwrap();
     let paths: Vec<_> = error.findings.iter().map(|finding| finding.path.as_str()).collect();
     assert_eq!(paths, ["/loop_words", "/max_duplicate_lines", "/max_top_3gram"]);
+    let idle = testing::filter::<Repetition>(json!({ "loop_words": 4, "max_loop": 0 })).err().unwrap();
+    assert_eq!(idle.findings[0].path, "/loop_words");
     assert_eq!(
         testing::filter::<Repetition>(json!({ "max_top_5gram": 1 })).err().unwrap().findings[0].path,
         "/max_top_5gram"

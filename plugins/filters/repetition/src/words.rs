@@ -1,4 +1,4 @@
-//! A text's words by their places, and what repeats without a break: a character, a word, a phrase.
+//! A text's words by their places, and loops of them.
 
 use ovhost_sdk::text;
 
@@ -55,20 +55,4 @@ impl Words {
         }
         false
     }
-}
-
-/// Whether one character that is not white space comes more than `most` times in a row.
-pub(crate) fn has_char_run(text: &str, most: u32) -> bool {
-    if text.len() <= most as usize {
-        return false;
-    }
-    let (mut last, mut run) = (' ', 0);
-    for c in text.chars() {
-        run = if c == last { run + 1 } else { 1 };
-        last = c;
-        if run > most && !c.is_whitespace() {
-            return true;
-        }
-    }
-    false
 }

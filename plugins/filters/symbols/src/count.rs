@@ -1,6 +1,6 @@
 //! One pass over a text: how many characters of which kind, how many words, and whether it has what slower scans look for.
 
-use ovhost_sdk::text::{Class, class};
+use ovhost_sdk::text::{Class, class, is_mark, is_unspaced};
 
 /// What a text is made of. Characters are Unicode scalar values; white space is counted nowhere but in `line_breaks`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,9 +19,8 @@ pub(crate) struct Counts {
     pub(crate) hashes: u32,
     /// Full stops, and three for every `…`: fewer than 3 are no ellipsis.
     pub(crate) dots: u32,
-    /// `…`.
-    pub(crate) ellipsis_chars: u32,
-    /// What white space separates, and every CJK character. Marks beside a CJK character belong to its word.
+    /// What white space separates, and every letter of a script without spaces. Signs and marks beside such a letter belong to
+    /// its word.
     pub(crate) words: u32,
     /// Words with a letter.
     pub(crate) alphabetic_words: u32,
@@ -174,7 +173,17 @@ impl Counts {
             Class::Letter => LETTER,
             Class::Cjk => CJK,
         };
-        let step = STEPS[usize::from(*state | kind) & 63];
+        let step = match kind {
+            LETTER if is_unspaced(c) => {
+                if is_mark(c) {
+                    OTHER
+                } else {
+                    CJK
+                }
+            }
+            kind => kind,
+        };
+        let step = STEPS[usize::from(*state | step) & 63];
         self.words += u32::from(step >> 6 & 1);
         self.alphabetic_words += u32::from(step >> 7);
         *state = step & 0x38;
@@ -203,16 +212,29 @@ impl Counts {
             '#' => self.hashes += 1,
             ':' | '@' => self.link_mark = true,
             '<' | '&' => self.markup_mark = true,
-            '…' => {
-                self.ellipsis_chars += 1;
-                self.dots += 3;
-            }
+            '…' => self.dots += 3,
             '\u{FFFD}' => self.replacement += 1,
             _ if c.is_control() => self.control += 1,
             _ if !c.is_ascii() && is_emoji(c) => self.emoji += 1,
             _ => {}
         }
     }
+}
+
+/// How many ellipses `text` has: runs of full stops and `…`, of three stops or one `…` at least. A run is one however long.
+pub(crate) fn ellipses(text: &str) -> u32 {
+    let (mut count, mut dots) = (0, 0);
+    for c in text.chars().chain([' ']) {
+        match c {
+            '.' => dots += 1,
+            '…' => dots += 3,
+            _ => {
+                count += u32::from(dots >= 3);
+                dots = 0;
+            }
+        }
+    }
+    count
 }
 
 /// Whether `c` is a picture character: the emoji blocks, dingbats, signs that are shown in colour, and regional letters (two
@@ -253,15 +275,17 @@ mod tests {
             digits += u32::from(class == Class::Digit);
             letters += u32::from(class == Class::Letter || class == Class::Cjk);
             upper += u32::from(class == Class::Letter && c.is_uppercase());
-            let after_cjk = cjk && class != Class::Other;
-            let before_cjk = class == Class::Cjk && solid;
+            let unit = class == Class::Cjk || is_unspaced(c) && !is_mark(c);
+            let solid_c = class != Class::Other && !(is_unspaced(c) && is_mark(c));
+            let after_cjk = cjk && solid_c;
+            let before_cjk = unit && solid;
             if !word || after_cjk || before_cjk {
                 words += 1;
                 (word, solid, letter, cjk) = (true, false, false, false);
             }
-            solid |= class != Class::Other;
-            cjk |= class == Class::Cjk;
-            if !letter && (class == Class::Letter || class == Class::Cjk) {
+            solid |= solid_c;
+            cjk |= unit;
+            if !letter && solid_c && (class == Class::Letter || class == Class::Cjk) {
                 alphabetic += 1;
                 letter = true;
             }
@@ -272,7 +296,7 @@ mod tests {
     #[test]
     fn the_machine_counts_as_the_rules_read() {
         let mut rng = ovhost_sdk::Rng::new(11);
-        let alphabet: Vec<char> = "aZ1.# -\n狗の。éЖ한…\u{A0}😀\u{FFFD}²".chars().collect();
+        let alphabet: Vec<char> = "aZ1.# -\n狗の。éЖ한…\u{A0}😀\u{FFFD}²ก\u{E49}\u{E34}".chars().collect();
         for _ in 0..4000 {
             let len = rng.below(14);
             let text: String = (0..len).map(|_| alphabet[rng.below(alphabet.len() as u64) as usize]).collect();

@@ -24,7 +24,7 @@
 //! | `too many emoji` | emoji ÷ characters | 0.25 | ours |
 //! | `too few alphabetic words` | words with a letter ÷ words | 0.8 | Gopher |
 //! | `too many hashes` | `#` ÷ words | 0.1 | Gopher |
-//! | `too many ellipses` | `...` and `…` ÷ words | 0.1 | Gopher |
+//! | `too many ellipses` | runs of `...` and `…` ÷ words | 0.1 | Gopher |
 //! | `too many digits` | digits ÷ characters | 0.5 | ours |
 //! | `too many capitals` | capital letters ÷ letters that have case | 0.9 | ours |
 //! | `too many bullet lines` | lines that start with a bullet ÷ lines | 0.9 | Gopher |
@@ -32,7 +32,7 @@
 //!
 //! Gopher is Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", appendix A1.1.
 //! All shares but those of words and lines are of the characters that are not white space. A word is here what white space
-//! separates, as in Gopher, and every Chinese or Japanese character. Bounds are inclusive; a maximum of 1, or a minimum
+//! separates, as in Gopher, and every letter of a script without spaces (Chinese, Japanese, Thai, Lao, Khmer, Myanmar). Bounds are inclusive; a maximum of 1, or a minimum
 //! of 0, turns its rule off. Rules are tried in the order of the table.
 //!
 //! Gopher's shares were made for pages. The rules from `too few alphabetic words` to `too many capitals` therefore judge
@@ -197,11 +197,9 @@ impl Config {
         if self.max_hashes < 1.0 && over(counts.hashes, counts.words, self.max_hashes) {
             return Some("too many hashes");
         }
-        if self.max_ellipses < 1.0 && counts.dots >= 3 {
-            let ellipses = counts.ellipsis_chars + text.matches("...").count() as u32;
-            if over(ellipses, counts.words, self.max_ellipses) {
-                return Some("too many ellipses");
-            }
+        let dots = self.max_ellipses < 1.0 && counts.dots >= 3;
+        if dots && over(count::ellipses(text), counts.words, self.max_ellipses) {
+            return Some("too many ellipses");
         }
         if over(counts.digits, counts.chars, self.max_digits) {
             return Some("too many digits");

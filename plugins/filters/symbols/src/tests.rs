@@ -64,6 +64,30 @@ fn every_rule_of_the_configuration_is_tested() {
 }
 
 #[test]
+fn a_run_of_dots_is_one_ellipsis() {
+    for (text, want) in
+        [("a... b", 1), ("a...... b", 1), ("好……", 1), ("……。…", 2), ("a.. b.", 0), ("a…... b ....", 2), ("", 0)]
+    {
+        assert_eq!(count::ellipses(text), want, "{text}");
+    }
+    for ellipsis in ["...", "......", "…", "……"] {
+        assert_eq!(by_default(&format!("一只棕色的狗在草地上{ellipsis}")), None, "{ellipsis}");
+        assert_eq!(
+            by_default(&format!("一只{ellipsis}棕色的狗在草地上{ellipsis}")).as_deref(),
+            Some("too many ellipses"),
+            "{ellipsis}"
+        );
+    }
+}
+
+#[test]
+fn scripts_without_spaces_have_as_many_words_as_letters() {
+    let thai = "สุนัขวิ่งบนสนามหญ้า... เด็กนั่งดู... 2 3";
+    assert_eq!(by_default(thai), None);
+    assert_eq!(Counts::of("กิน้ข้าว x").words, 6);
+}
+
+#[test]
 fn bounds_are_inclusive() {
     let hashes = |most: f64| reason(json!({ "max_hashes": most }), "#a b c d e f g h i j");
     assert_eq!(hashes(0.1), None);
@@ -114,7 +138,6 @@ fn counts_of_a_text() {
         emoji: 3,
         hashes: 1,
         dots: 3,
-        ellipsis_chars: 1,
         words: 4,
         alphabetic_words: 2,
         line_breaks: 1,

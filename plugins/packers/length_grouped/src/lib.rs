@@ -104,6 +104,17 @@ impl Plugin for LengthGrouped {
         findings.require((1.01..=16.0).contains(&config.ratio), "/ratio", || {
             format!("{} is the ratio of one bucket's end to the one before it; use 1.01 to 16", config.ratio)
         });
+        let default = Config::default();
+        // What is refused anyway needs no second finding.
+        let idle = [
+            ("first", config.first > 0 && config.first != default.first),
+            ("ratio", (1.01..=16.0).contains(&config.ratio) && config.ratio != default.ratio),
+        ];
+        for (name, set) in idle {
+            findings.require(config.edges.is_empty() || !set, &format!("/{name}"), || {
+                "it does nothing beside edges; take one of the two out".into()
+            });
+        }
         findings.require(config.window > 0, "/window", || "must be at least 1".into());
         findings.require(config.depth > 0, "/depth", || "must be at least 1".into());
         findings.finish()?;

@@ -148,6 +148,10 @@ fn senseless_configurations_are_refused_with_their_place() {
     let error = testing::packer::<LengthGrouped>(bad, limits(10, 0, 0)).err().unwrap();
     let paths: Vec<_> = error.findings.iter().map(|finding| finding.path.as_str()).collect();
     assert_eq!(paths, ["/edges/2", "/edges/0", "/first", "/ratio", "/window", "/depth"]);
+    let both = json!({ "edges": [5], "first": 9, "ratio": 1.5 });
+    let error = testing::packer::<LengthGrouped>(both, limits(10, 0, 0)).err().unwrap();
+    let paths: Vec<_> = error.findings.iter().map(|finding| finding.path.as_str()).collect();
+    assert_eq!(paths, ["/first", "/ratio"]);
     let edges = |count: u32| json!({ "edges": (1..=count).collect::<Vec<_>>() });
     assert!(testing::packer::<LengthGrouped>(edges(4095), limits(10, 0, 0)).is_ok());
     let error = testing::packer::<LengthGrouped>(edges(4096), limits(10, 0, 0)).err().unwrap();
@@ -204,9 +208,10 @@ proptest! {
         cut in 1..40usize,
         stop in 0..300usize,
     ) {
-        let edges: &[u32] = if by_edges { &[7, 30, 31, 120] } else { &[] };
+        let (edges, first, ratio): (&[u32], _, _) =
+            if by_edges { (&[7, 30, 31, 120], 64, 1.25) } else { (&[], 9, 1.5) };
         let config = json!({
-            "edges": edges, "first": 9, "ratio": 1.5, "window": window, "depth": depth, "max_wait": max_wait, "padded": padded
+            "edges": edges, "first": first, "ratio": ratio, "window": window, "depth": depth, "max_wait": max_wait, "padded": padded
         });
         let limits = limits(capacity, max_items, max_open);
         let whole = pack(&config, limits, &lengths, 300);

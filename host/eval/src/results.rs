@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use ovhost_eval_scoring::stats;
@@ -310,14 +310,7 @@ fn table(name: &str, task: &TaskResults) -> Value {
     Value::Object(out)
 }
 
-/// Writes a file under a temporary name, fsyncs, renames.
+/// Writes a file, whole or not at all.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut staging = PathBuf::from(path);
-    staging.as_mut_os_string().push(".tmp");
-    let write = || -> std::io::Result<()> {
-        fs::write(&staging, bytes)?;
-        fs::File::open(&staging)?.sync_all()?;
-        fs::rename(&staging, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    ovhost_files::write(path, bytes).with_context(|| format!("writing {}", path.display()))
 }

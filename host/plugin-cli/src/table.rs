@@ -6,6 +6,10 @@ pub struct Table {
     /// Columns of numbers are aligned at their right end.
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
+    /// Least width of every column.
+    least: usize,
+    /// Whether the headings were given out.
+    headed: bool,
 }
 
 /// Widest cell; longer ones are cut.
@@ -21,12 +25,27 @@ impl Table {
                 None => (false, h.as_ref().to_owned()),
             })
             .unzip();
-        Table { head, right, rows: Vec::new() }
+        Table { head, right, rows: Vec::new(), least: 0, headed: false }
     }
 
-    /// Adds a row; control characters are shown, long cells cut.
+    /// Adds a row; control characters and those that turn the direction of text are shown, long cells cut.
     pub fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(|c| cell(c.as_ref())).collect());
+    }
+
+    /// With columns of at least that width: rows that are given out one by one stand in line then.
+    pub fn wide(mut self, least: usize) -> Self {
+        self.least = least;
+        self
+    }
+
+    /// The rows since the last time, after the headings the first time.
+    pub fn ready(&mut self) -> String {
+        let text = self.render();
+        let rows = self.rows.len();
+        self.rows.clear();
+        let skip = if std::mem::replace(&mut self.headed, true) { text.lines().count() - rows } else { 0 };
+        text.lines().skip(skip).map(|line| format!("{line}\n")).collect()
     }
 
     /// Whether it has no rows.
@@ -37,7 +56,8 @@ impl Table {
     /// The lines, each indented by two spaces.
     pub fn render(&self) -> String {
         let all = || std::iter::once(&self.head).chain(&self.rows);
-        let width = |i: usize| all().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+        let width =
+            |i: usize| all().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max().unwrap_or(0).max(self.least);
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
         let mut out = String::new();
         for row in all() {
@@ -69,7 +89,7 @@ fn cell(text: &str) -> String {
         }
         match c {
             '\n' => out.push('⏎'),
-            c if c.is_control() => out.extend(c.escape_default()),
+            c if c.is_control() || ovhost_plugin::turns(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
     }
@@ -128,6 +148,18 @@ mod tests {
         assert!(lines[1].starts_with("    0  too⏎short") && lines[1].ends_with("    7"), "{}", lines[1]);
         assert!(lines[2].contains("\\u{1b}[31m"), "{}", lines[2]);
         assert!(lines[3].ends_with('…'), "{}", lines[3]);
+        let mut table = Table::new(["text"]);
+        table.row(["a\u{202e}b"]);
+        assert!(table.render().contains("a\\u{202e}b"), "{}", table.render());
+    }
+
+    #[test]
+    fn rows_are_given_out_as_they_come() {
+        let mut table = Table::new([">batch", ">rate"]).wide(6);
+        table.row(["1", "10"]);
+        assert_eq!(table.ready(), "   batch    rate\n       1      10\n");
+        table.row(["16", "200"]);
+        assert_eq!(table.ready(), "      16     200\n");
     }
 
     #[test]

@@ -464,6 +464,6 @@ pub(crate) fn plain(text: &str, max: usize) -> String {
 }
 
 /// Whether a character changes the direction of the text around it, which can make a line read as another.
-pub(crate) fn turns(c: char) -> bool {
+pub fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -47,7 +47,7 @@ pub use bundle::{Bundle, Call, ComponentRecord, Earlier, Failure, RawColumn, Row
 pub use contain::OnTrap;
 pub use describe::{Description, Entry};
 pub use engine::{Compiled, Host, HostOptions};
-pub use error::{Diagnostic, PluginError, RefusalKind, TrapCause};
+pub use error::{Diagnostic, PluginError, RefusalKind, TrapCause, turns};
 pub use filter::{Decisions, FilterInstance};
 pub use histogram::Histogram;
 pub use independence::{Independence, check_independence};

@@ -10,29 +10,16 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{AFRESH, PrepError, io};
 
-/// Writes a file through a temporary one in the same folder.
+/// Writes a file, whole or not at all.
 pub fn put(path: &Path, bytes: &[u8]) -> Result<(), PrepError> {
     put_with(path, |file| file.write_all(bytes).map_err(io(path, "write")))
 }
 
 /// As [`put`], with content that is written piece by piece.
 pub fn put_with(path: &Path, write: impl FnOnce(&mut File) -> Result<(), PrepError>) -> Result<(), PrepError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .tempfile_in(folder)
-        .map_err(io(folder, "make a temporary file in it"))?;
-    write(temporary.as_file_mut())?;
-    temporary.as_file().sync_all().map_err(io(path, "write"))?;
-    // Temporary files are private; what a step makes is as public as the shards beside it.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o644);
-        temporary.as_file().set_permissions(mode).map_err(io(path, "set its permissions"))?;
-    }
-    temporary.persist(path).map_err(|e| io(path, "put in place")(e.error))?;
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io(folder, "sync the folder"))
+    let mut whole = ovhost_files::Whole::create(path).map_err(io(path, "write"))?;
+    write(whole.file())?;
+    whole.finish().map_err(io(path, "write"))
 }
 
 /// Writes pretty JSON with a final newline.

@@ -1,36 +1,23 @@
 //! Files that appear whole: bytes in, a file under its final name or none at all out.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// Two threads that write the same file must not share a temporary one.
-static COUNT: AtomicU64 = AtomicU64::new(0);
-
-/// Writes `bytes` to `to` under a temporary name in the same folder, then renames. An equal file stays as it is, with its
-/// time, so that nothing that depends on it is made again. Makes the folder.
+/// Writes `bytes` to `to`, whole or not at all. An equal file stays as it is, with its time, so that nothing that depends on it
+/// is made again. Makes the folder.
 ///
 /// # Errors
 /// The folder or the file cannot be written; the message names it.
 pub fn write_whole(to: &Path, bytes: &[u8]) -> Result<()> {
-    if std::fs::read(to).is_ok_and(|old| old == bytes) {
+    // Only a file is read to compare: a pipe would wait for a writer.
+    if to.is_file() && std::fs::read(to).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let part = folder.join(format!(".{name}.{}.{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        std::fs::rename(&part, to)
-    };
-    write().inspect_err(|_| _ = std::fs::remove_file(&part)).with_context(|| format!("cannot write {}", to.display()))
+    ovhost_files::write(to, bytes).with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Copies `from` to `to` as [`write_whole`] does.

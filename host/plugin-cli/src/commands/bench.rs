@@ -13,16 +13,16 @@ use std::process::ExitCode;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ovhost_plugin::json::JsonRow;
 use ovhost_plugin::{Batch, Column, ColumnData, Kind, Mode, PackLimits, Plugin};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::input::{self, PluginArgs};
 use crate::places;
 use crate::rows::{self, RowReader};
 use crate::table::{Table, bytes, short, time};
-use worker::{Bins, Worker};
+use worker::{Bins, Round, Worker};
 
 /// Arguments of `ovhost plugin bench`.
 #[derive(clap::Args)]
@@ -33,7 +33,8 @@ use worker::{Bins, Worker};
   ovhost plugin bench prompts/conversation --json
 
 time/row is the time of the calls, copying in and out included, shared among their rows: the median
-of the rounds. Fuel is counted, not timed: about one a wasm instruction, the same on every machine.
+of the rounds, each of which gives all rows to the plugin at least once. Fuel is counted, not timed:
+about one a wasm instruction, over one pass of all rows, the same on every machine.
 Quote times from a quiet machine.")]
 pub struct Args {
     #[command(flatten)]
@@ -63,8 +64,8 @@ pub struct Args {
     /// Packers: lengths in tokens, one a line, or JSON objects with length; made up if absent
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
-    /// Packers: most tokens in a bin
-    #[arg(long, value_name = "TOKENS")]
+    /// Packers: most tokens in a bin; 8192 if absent. Longer samples are left out
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     capacity: Option<u32>,
     /// Packers: most samples in a bin; 0 is no bound
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -79,6 +80,8 @@ pub struct Args {
 
 /// Capacity of a bench without `--capacity`.
 const CAPACITY: u32 = 8192;
+/// Width of a table's cells, which have to stand in line with those that are still to come.
+const CELL: usize = 9;
 
 /// What one setting costs.
 #[derive(Debug, serde::Serialize)]
@@ -98,33 +101,69 @@ pub fn run(args: Args) -> Result<ExitCode> {
     ensure!((0.001..=60.0).contains(&args.seconds), "--seconds {} is out of range; allowed: 0.001 to 60", args.seconds);
     let plugin = places::host()?.load(&args.plugin.spec()?)?;
     let limits = args.limits(plugin.kind())?;
-    let (batch, origin) = args.batch(&plugin)?;
+    let Rows { batch, origin, too_long } = args.rows(&plugin)?;
+    let packs = plugin.kind() == Kind::Packer;
     if !args.json {
         let info = plugin.info();
-        println!("{} {} ({}) · {} rows, {origin}", info.kind, info.name, info.version, batch.rows);
+        let mut head = format!("{} {} ({}) · {} rows, {origin}", info.kind, info.name, info.version, batch.rows);
+        if packs {
+            head.push_str(&format!(" · bins of {} tokens", limits.capacity));
+        }
+        if too_long > 0 {
+            head.push_str(&format!(", {too_long} longer left out"));
+        }
+        println!("{head}");
     }
-    let mut costs = Vec::new();
+    let mut costs: Vec<Cost> = Vec::new();
+    // Row by row, so that an interrupt leaves what was measured before it.
+    let mut table = cost_table(packs);
     for size in &args.batches {
-        costs.push(measure(&args, &plugin, limits, &batch, *size, 1)?);
+        let cost = measure(&args, &plugin, limits, &batch, *size, 1)?;
+        if !args.json {
+            table.row(cost_cells(&cost));
+            print!("{}", table.ready());
+        }
+        costs.push(cost);
     }
-    let mut workers = Vec::new();
+    let mut workers: Vec<Cost> = Vec::new();
+    let mut table = worker_table(packs);
     if args.threads > 1 {
         // The size that serves best alone; which one it is depends on the plugin.
         let best = costs.iter().min_by(|a, b| a.ns_per_row.total_cmp(&b.ns_per_row)).map_or(256, |c| c.batch);
         let mut counts: Vec<u16> =
             std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < args.threads).collect();
         counts.push(args.threads);
+        if !args.json {
+            println!("workers, each with calls of {best} {}s", row_word(packs));
+        }
         for threads in counts {
-            workers.push(measure(&args, &plugin, limits, &batch, best, threads)?);
+            let cost = measure(&args, &plugin, limits, &batch, best, threads)?;
+            if !args.json {
+                let times = cost.rows_per_second / workers.first().unwrap_or(&cost).rows_per_second;
+                table.row([cost.threads.to_string(), short(cost.rows_per_second), format!("{times:.2}")]);
+                print!("{}", table.ready());
+            }
+            workers.push(cost);
         }
     }
     if args.json {
-        let report = json!({ "plugin": plugin.info(), "rows": batch.rows, "origin": origin, "batches": costs, "threads": workers });
+        let mut report = json!({ "plugin": plugin.info(), "rows": batch.rows, "origin": origin, "batches": costs, "threads": workers });
+        if packs {
+            report["limits"] = serde_json::to_value(limits)?;
+            report["too_long"] = too_long.into();
+        }
         println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", tables(plugin.kind(), &costs, &workers));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured on.
+struct Rows {
+    batch: Batch,
+    /// Where they are from, in words.
+    origin: String,
+    /// Samples that no bin holds, which are not among them.
+    too_long: usize,
 }
 
 impl Args {
@@ -135,11 +174,15 @@ impl Args {
         let flags = "--lengths, --capacity, --max-items-per-bin and --max-open-items";
         ensure!(kind == Kind::Packer || !packs, "{flags} are for packers; this is a {kind} plugin");
         let (max_items_per_bin, max_open_items) = (self.max_items_per_bin, self.max_open_items);
-        Ok(PackLimits { capacity: self.capacity.unwrap_or(CAPACITY), max_items_per_bin, max_open_items })
+        Ok(PackLimits { capacity: self.capacity(), max_items_per_bin, max_open_items })
     }
 
-    /// The rows, all of them as one batch, and where they are from.
-    fn batch(&self, plugin: &Plugin) -> Result<(Batch, String)> {
+    fn capacity(&self) -> u32 {
+        self.capacity.unwrap_or(CAPACITY)
+    }
+
+    /// The rows, all of them as one batch.
+    fn rows(&self, plugin: &Plugin) -> Result<Rows> {
         let limit = self.limit as usize;
         let types = input::types(&self.types)?;
         let (rows, origin): (Vec<JsonRow>, String) = match (&self.rows, &self.lengths) {
@@ -156,29 +199,26 @@ impl Args {
                 let row = |length: u32| JsonRow::from_iter([("length".to_owned(), length.into())]);
                 (lengths.into_iter().map(row).collect(), format!("lengths of {}", file.display()))
             }
-            (None, None) => (synthetic::rows(plugin, &types, limit)?, "made up".to_owned()),
+            (None, None) => (synthetic::rows(plugin, &types, limit, self.capacity())?, "made up".to_owned()),
         };
+        let (all, mut rows) = (rows.len(), rows);
+        let packs = plugin.kind() == Kind::Packer;
+        if packs {
+            // What no bin holds never reaches a packer.
+            let capacity = u64::from(self.capacity());
+            let fits = |row: &JsonRow| row.get("length").and_then(Value::as_u64).is_none_or(|n| n <= capacity);
+            rows.retain(fits);
+            ensure!(!rows.is_empty(), "all {all} samples are longer than a bin of {capacity} tokens; raise --capacity");
+        }
+        let too_long = all - rows.len();
         let mut batch = input::columns_of(plugin, types).batch(&rows, 0).context("the rows")?;
         input::ordinals(plugin, &mut batch, 0);
-        if plugin.kind() == Kind::Packer {
-            batch = self.packable(batch)?;
+        if packs {
+            // Numbered anew: a bench may see the same ids in every round.
+            batch.columns.retain(|c| c.name != "id");
+            batch.columns.push(Column::new("id", ColumnData::S64s((0..i64::from(batch.rows)).collect())));
         }
-        Ok((batch, origin))
-    }
-
-    /// Without the samples that no bin holds, and numbered anew: a bench may see the same ids in every round.
-    fn packable(&self, batch: Batch) -> Result<Batch> {
-        let capacity = self.capacity.unwrap_or(CAPACITY);
-        let Some(ColumnData::U32s(lengths)) = batch.column("length").map(|c| &c.data) else {
-            bail!("a packer's rows need the column length, in tokens");
-        };
-        if let Some(long) = lengths.iter().find(|length| **length > capacity) {
-            bail!("a sample has {long} tokens and a bin holds {capacity}; raise --capacity, or take such samples out");
-        }
-        let ids = (0..i64::from(batch.rows)).collect();
-        let others = batch.columns.into_iter().filter(|c| c.name != "id");
-        let columns = others.chain([Column::new("id", ColumnData::S64s(ids))]).collect();
-        Ok(Batch { rows: batch.rows, columns })
+        Ok(Rows { batch, origin, too_long })
     }
 }
 
@@ -194,12 +234,11 @@ fn measure(args: &Args, plugin: &Plugin, limits: PackLimits, rows: &Batch, size:
         worker.round(&cut, Duration::ZERO)?;
     }
     let mut rates = Vec::new();
-    let (mut rows_done, mut fuel) = (0_u64, 0_u64);
+    let mut fuel = None;
     for _ in 0..args.rounds {
-        let before: u64 = workers.iter().map(Worker::fuel).sum();
         let barrier = Barrier::new(workers.len());
         let (cut, barrier) = (&cut, &barrier);
-        let done: Vec<Result<(u64, Duration)>> = std::thread::scope(|scope| {
+        let done: Vec<Result<(Round, Duration)>> = std::thread::scope(|scope| {
             let one = |worker: &'_ mut Worker| {
                 let fresh = worker.begin();
                 barrier.wait();
@@ -212,9 +251,9 @@ fn measure(args: &Args, plugin: &Plugin, limits: PackLimits, rows: &Batch, size:
             running.into_iter().map(|thread| thread.join().map_err(lost).flatten()).collect()
         });
         let done = done.into_iter().collect::<Result<Vec<_>>>()?;
-        rates.push(done.iter().map(|(rows, took)| *rows as f64 / took.as_secs_f64()).sum::<f64>());
-        rows_done += done.iter().map(|(rows, _)| rows).sum::<u64>();
-        fuel += workers.iter().map(Worker::fuel).sum::<u64>() - before;
+        rates.push(done.iter().map(|(round, took)| round.rows as f64 / took.as_secs_f64()).sum::<f64>());
+        // Of the second pass, as the first one also fetches memory; all workers do the same.
+        fuel = fuel.or_else(|| done.first().map(|(round, _)| round.fuel));
     }
     rates.sort_by(f64::total_cmp);
     let rate = rates[rates.len() / 2];
@@ -223,47 +262,45 @@ fn measure(args: &Args, plugin: &Plugin, limits: PackLimits, rows: &Batch, size:
         threads,
         ns_per_row: 1e9 * f64::from(threads) / rate,
         rows_per_second: rate,
-        fuel_per_row: fuel as f64 / rows_done as f64,
+        fuel_per_row: fuel.unwrap_or(0) as f64 / f64::from(rows.rows),
         peak_memory_bytes: workers.iter().map(Worker::peak_memory).max().unwrap_or(0),
         bins: workers.first().and_then(Worker::bins),
     })
 }
 
-fn tables(kind: Kind, costs: &[Cost], workers: &[Cost]) -> String {
-    let packs = kind == Kind::Packer;
-    let row = if packs { "sample" } else { "row" };
+fn row_word(packs: bool) -> &'static str {
+    if packs { "sample" } else { "row" }
+}
+
+fn cost_table(packs: bool) -> Table {
+    let row = row_word(packs);
     let mut head =
         vec![">batch".into(), format!(">time/{row}"), format!(">{row}s/s"), format!(">fuel/{row}"), ">memory".into()];
     if packs {
         head.extend([">bins", ">fill", ">given up", ">room left"].map(str::to_owned));
     }
-    let mut table = Table::new(head);
-    for cost in costs {
-        let mut cells = vec![
-            cost.batch.to_string(),
-            time(cost.ns_per_row),
-            short(cost.rows_per_second),
-            short(cost.fuel_per_row),
-            bytes(cost.peak_memory_bytes),
-        ];
-        if let Some(bins) = &cost.bins {
-            cells.extend([
-                bins.bins.to_string(),
-                format!("{:.3} %", 100.0 * bins.fill),
-                bins.given_up.to_string(),
-                bins.room_left.to_string(),
-            ]);
-        }
-        table.row(cells);
+    Table::new(head).wide(CELL)
+}
+
+fn worker_table(packs: bool) -> Table {
+    Table::new([">workers".to_owned(), format!(">{}s/s", row_word(packs)), ">times one".to_owned()]).wide(CELL)
+}
+
+fn cost_cells(cost: &Cost) -> Vec<String> {
+    let mut cells = vec![
+        cost.batch.to_string(),
+        time(cost.ns_per_row),
+        short(cost.rows_per_second),
+        short(cost.fuel_per_row),
+        bytes(cost.peak_memory_bytes),
+    ];
+    if let Some(bins) = &cost.bins {
+        cells.extend([
+            bins.bins.to_string(),
+            format!("{:.3} %", 100.0 * bins.fill),
+            bins.given_up.to_string(),
+            bins.room_left.to_string(),
+        ]);
     }
-    let mut out = table.render();
-    if let Some(alone) = workers.first() {
-        let mut table = Table::new([">workers".to_owned(), format!(">{row}s/s"), ">times one".to_owned()]);
-        for cost in workers {
-            let times = cost.rows_per_second / alone.rows_per_second;
-            table.row([cost.threads.to_string(), short(cost.rows_per_second), format!("{times:.2}")]);
-        }
-        out.push_str(&format!("workers, each with calls of {} {row}s\n{}", alone.batch, table.render()));
-    }
-    out
+    cells
 }

@@ -9,7 +9,9 @@
 mod output;
 mod stages;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -17,7 +19,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use ovhost_plugin::{Kind, Mode, OnTrap};
+use ovhost_files::Place;
+use ovhost_plugin::{Kind, Mode, OnTrap, PluginSpec};
 
 use crate::input::{self, PluginArgs};
 use crate::rows::RowReader;
@@ -77,6 +80,9 @@ pub struct Args {
     /// Where a call fails: stop, or take the guilty rows out and go on
     #[arg(long, value_enum, default_value_t = Trap::Stop)]
     on_trap: Trap,
+    /// Keep failures of the plugin in this folder, at most ten, for the command `replay`
+    #[arg(long, value_name = "DIR")]
+    crashes: Option<PathBuf>,
     /// Write what the plugin remembers at the end (streaming filters, packers, metrics)
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
@@ -136,12 +142,24 @@ impl Args {
             kind != Kind::Prompt || (self.save_state.is_none() && self.load_state.is_none()),
             "--save-state and --load-state are for filters, packers and metrics; a prompt has no state to save"
         );
-        let files = [("--out", &self.out), ("--rejects", &self.rejects), ("--save-state", &self.save_state)];
-        let files: Vec<_> = files.iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))).collect();
-        for (i, (flag, path)) in files.iter().enumerate() {
-            if let Some((other, _)) = files[..i].iter().find(|(_, p)| same_place(p, path)) {
+        Ok(())
+    }
+
+    /// What is written must be no other file of the run: neither another output nor anything that is read. Only the state may
+    /// go on in its own file: it is read whole before the first row, and written after the last.
+    fn apart(&self, component: &Path, assets: &BTreeMap<String, PathBuf>) -> Result<()> {
+        let rows = Path::new(&self.rows);
+        let mut others: Vec<(String, &Path)> = vec![("the plugin".into(), component)];
+        others.extend((self.rows != "-").then(|| ("--rows".into(), rows)));
+        others.extend(self.load_state.as_deref().map(|path| ("--load-state".into(), path)));
+        others.extend(assets.iter().map(|(name, path)| (format!("--asset {name}"), path.as_path())));
+        let outputs = [("--out", &self.out), ("--rejects", &self.rejects), ("--save-state", &self.save_state)];
+        for (flag, path) in outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))) {
+            let kept = |other: &str| flag == "--save-state" && other == "--load-state";
+            if let Some((other, _)) = others.iter().find(|(other, p)| !kept(other) && same_place(p, path)) {
                 bail!("{other} and {flag} are one file, {}; give each its own", path.display());
             }
+            others.push((flag.to_owned(), path));
         }
         Ok(())
     }
@@ -161,21 +179,24 @@ impl Args {
     }
 }
 
-/// Whether two files that need not exist yet are one.
+/// Whether two files that need not exist yet are one, by whatever names. Devices may be given twice (`/dev/null`).
 fn same_place(a: &Path, b: &Path) -> bool {
+    if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata()) {
+        return !a.file_type().is_char_device() && (a.dev(), a.ino()) == (b.dev(), b.ino());
+    }
     let real = |path: &Path| {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let whole = std::fs::canonicalize(path);
-        whole.unwrap_or_else(|_| {
-            std::fs::canonicalize(folder).unwrap_or_default().join(path.file_name().unwrap_or_default())
-        })
+        let (Ok(Place::File(at)) | Ok(Place::Stream(at))) = ovhost_files::place(path) else { return path.to_owned() };
+        let folder = at.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::canonicalize(folder).unwrap_or_default().join(at.file_name().unwrap_or_default())
     };
     a == b || real(a) == real(b)
 }
 
 /// Runs the command. The code is 130 after an interrupt.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let plugin = places::host()?.load(&args.plugin.spec()?)?;
+    let spec = PluginSpec { crashes: args.crashes.clone(), ..args.plugin.spec()? };
+    args.apart(&spec.path, &spec.assets)?;
+    let plugin = places::host()?.load(&spec)?;
     args.check(plugin.kind())?;
     let mut columns = input::columns_of(&plugin, input::types(&args.types)?);
     ensure!(

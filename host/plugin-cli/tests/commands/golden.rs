@@ -150,3 +150,14 @@ fn a_pinned_component_is_that_component() {
     assert_eq!(ran.code, 1);
     ran.says(&["FAILED  good", "sha256"]);
 }
+
+/// A file of cases that is a link is blessed where it lies.
+#[test]
+fn blessing_goes_through_links() {
+    let lab = Lab::new();
+    lab.write("real/c.jsonl", r#"{"name": "open", "rows": []}"#);
+    std::os::unix::fs::symlink("real/c.jsonl", lab.path("c.jsonl")).unwrap();
+    lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--bless"]).ok();
+    assert!(lab.read("real/c.jsonl").contains("expect"));
+    assert!(lab.path("c.jsonl").symlink_metadata().unwrap().is_symlink());
+}

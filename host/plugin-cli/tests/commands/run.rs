@@ -232,3 +232,47 @@ fn an_interrupt_ends_the_run_cleanly() {
     assert!(ran.err.contains("no file was written"), "{}", ran.err);
     assert_eq!(fs::read_dir(lab.0.path()).unwrap().count(), 0);
 }
+
+/// What is read is never written over, by whatever name it is given.
+#[test]
+fn inputs_are_no_outputs() {
+    let lab = captions();
+    std::os::unix::fs::symlink("rows.jsonl", lab.path("link.jsonl")).unwrap();
+    fs::hard_link(lab.path("rows.jsonl"), lab.path("hard.jsonl")).unwrap();
+    for out in ["rows.jsonl", "./rows.jsonl", "link.jsonl", "hard.jsonl"] {
+        lab.run(&[&FILTER[..], &["rows.jsonl", "--out", out]].concat()).fails(&["--rows and --out are one file"]);
+        lab.run(&[&FILTER[..], &["rows.jsonl", "--rejects", out]].concat()).fails(&["--rows and --rejects are one"]);
+    }
+    let counting = guest("counting");
+    let args = ["run", &counting, "--entry", "counting", "--rows", "rows.jsonl"];
+    lab.run(&[&args[..], &["--save-state", "s"]].concat()).ok();
+    lab.run(&[&args[..], &["--load-state", "s", "--out", "s"]].concat())
+        .fails(&["--load-state and --out are one file"]);
+    // A stream that goes on may keep its state in one file.
+    lab.run(&[&args[..], &["--load-state", "s", "--save-state", "s"]].concat()).ok();
+    let args = ["run", &counting, "--entry", "frequent", "--rows", "rows.jsonl", "--asset", "counts=s", "--out", "s"];
+    lab.run(&args).fails(&["--asset counts and --out are one file"]);
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("p.wasm")).unwrap();
+    lab.run(&["run", "p.wasm", "--rows", "rows.jsonl", "--out", "p.wasm"])
+        .fails(&["the plugin and --out are one file"]);
+    assert_eq!(lab.read("rows.jsonl"), CAPTIONS);
+}
+
+/// Outputs go through links into their targets, and into pipes; neither becomes a file.
+#[test]
+fn links_and_pipes_stay_what_they_are() {
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+    let lab = captions();
+    lab.write("target.jsonl", "old");
+    symlink("target.jsonl", lab.path("out.jsonl")).unwrap();
+    assert!(Command::new("mkfifo").arg(lab.path("pipe")).status().unwrap().success());
+    let reader = {
+        let pipe = lab.path("pipe");
+        std::thread::spawn(move || fs::read_to_string(pipe).unwrap())
+    };
+    lab.run(&[&FILTER[..], &["rows.jsonl", "--out", "out.jsonl", "--rejects", "pipe"]].concat()).ok();
+    assert_eq!(lab.lines("target.jsonl").len(), 1);
+    assert_eq!(reader.join().unwrap().lines().count(), 3);
+    assert!(lab.path("out.jsonl").symlink_metadata().unwrap().is_symlink());
+    assert!(lab.path("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+}

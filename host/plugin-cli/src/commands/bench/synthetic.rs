@@ -44,8 +44,13 @@ impl Numbers {
     }
 }
 
-/// `count` rows. Errors: a column that the plugin requires is none that can be made up.
-pub fn rows(plugin: &Plugin, types: &BTreeMap<String, ColumnType>, count: usize) -> Result<Vec<JsonRow>> {
+/// `count` rows, samples not longer than `capacity` tokens. Errors: a column that the plugin requires is none that can be made up.
+pub fn rows(
+    plugin: &Plugin,
+    types: &BTreeMap<String, ColumnType>,
+    count: usize,
+    capacity: u32,
+) -> Result<Vec<JsonRow>> {
     let info = plugin.info();
     let mut names: Vec<(&str, bool)> = info.reads.iter().map(|(name, needed)| (name.as_str(), *needed)).collect();
     let always: &[&str] = match plugin.kind() {
@@ -67,12 +72,13 @@ pub fn rows(plugin: &Plugin, types: &BTreeMap<String, ColumnType>, count: usize)
         }
     }
     let mut numbers = Numbers(1);
-    let row =
-        |i: usize| columns.iter().map(|(name, ty)| ((*name).to_owned(), value(name, *ty, i, &mut numbers))).collect();
+    let row = |i: usize| {
+        columns.iter().map(|(name, ty)| ((*name).to_owned(), value(name, *ty, i, capacity, &mut numbers))).collect()
+    };
     Ok((0..count).map(row).collect())
 }
 
-fn value(name: &str, ty: ColumnType, i: usize, n: &mut Numbers) -> Value {
+fn value(name: &str, ty: ColumnType, i: usize, capacity: u32, n: &mut Numbers) -> Value {
     match name {
         "id" | "index" => i.into(),
         "key" => format!("row-{i:06}").into(),
@@ -93,7 +99,11 @@ fn value(name: &str, ty: ColumnType, i: usize, n: &mut Numbers) -> Value {
         "phash" => format!("{:016x}", n.next()).into(),
         "text-tokens" => n.skewed(15, 120).into(),
         "embedding" => (0..64).map(|_| json!(f64::from(n.between(0, 2000)) / 1000.0 - 1.0)).collect(),
-        "length" => n.skewed(100, 4000).into(),
+        // As real samples are, where the bins have room for them; in small bins, the same spread in small.
+        "length" => {
+            let most = capacity.min(4000);
+            n.skewed((most / 40).max(1), most).into()
+        }
         "patches" => (4 * n.between(64, 1024)).into(),
         "prediction" | "judgement" => n.sentence(2).into(),
         "references" => json!([n.sentence(2), n.sentence(1)]),

@@ -41,6 +41,15 @@ pub struct Bins {
     pub room_left: u64,
 }
 
+/// What a round did.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    /// Rows of all its passes.
+    pub rows: u64,
+    /// Fuel of its first pass.
+    pub fuel: u64,
+}
+
 impl Worker {
     /// An instance of its own.
     pub fn new(plugin: &Plugin, limits: PackLimits, mode: Mode, seed: u64) -> Result<Self> {
@@ -66,58 +75,57 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives it the batches, from the first again and again until `least` has passed; where calls build on one another, once
-    /// through whole. Returns the number of rows.
-    pub fn round(&mut self, batches: &[Batch], least: Duration) -> Result<u64> {
+    /// Gives it the batches, all of them again and again until `least` has passed; where calls build on one another, once.
+    /// A pass is never cut short: rows differ, and every one of them is to count as often as the others.
+    pub fn round(&mut self, batches: &[Batch], least: Duration) -> Result<Round> {
         let start = Instant::now();
         let (mut rows, mut row) = (0_u64, 0_u64);
         let seed = self.seed;
         let mut ctx = move |i: usize, batch: &Batch| {
+            // A pass is a stream of its own, like the one before it.
+            row = if i == 0 { 0 } else { row };
             let ctx = CallCtx { run_seed: seed, shard: 0, batch_index: i as u64, first_row: row };
             row += u64::from(batch.rows);
             ctx
         };
-        match &mut self.guest {
-            Guest::Packer { packer, limits, bins } => {
-                let mut tally = Tally::new(*limits, batches, bins.is_none())?;
-                while rows == 0 || start.elapsed() < least {
+        let before = self.fuel();
+        let mut first = None;
+        while rows == 0 || (start.elapsed() < least && !self.streams()) {
+            match &mut self.guest {
+                Guest::Packer { packer, limits, bins } => {
+                    let mut tally = Tally::new(*limits, batches, bins.is_none())?;
                     packer.start(limits)?;
                     for (i, batch) in batches.iter().enumerate() {
                         let packing = packer.push(&ctx(i, batch), batch)?;
                         tally.add(&packing);
-                        rows += u64::from(batch.rows);
                     }
                     while let Some(packing) = packer.flush()? {
                         tally.add(&packing);
                     }
-                    // Every round packs the same.
+                    // Every pass packs the same.
                     bins.get_or_insert_with(|| tally.bins());
-                    tally.stop();
                 }
-            }
-            Guest::Filter(filter) if filter.is_streaming() => {
-                for (i, batch) in batches.iter().enumerate() {
-                    filter.process(&ctx(i, batch), batch)?;
-                    rows += u64::from(batch.rows);
-                }
-            }
-            guest => {
-                for (i, batch) in batches.iter().cycle().enumerate() {
-                    let ctx = ctx(i, batch);
-                    match guest {
-                        Guest::Filter(filter) => drop(filter.process(&ctx, batch)?),
-                        Guest::Prompt(prompt, mode) => drop(prompt.render(&ctx, *mode, batch)?),
-                        Guest::Metric(metric) => drop(metric.update(&ctx, batch)?),
-                        Guest::Packer { .. } => {}
-                    }
-                    rows += u64::from(batch.rows);
-                    if start.elapsed() >= least {
-                        break;
+                guest => {
+                    for (i, batch) in batches.iter().enumerate() {
+                        let ctx = ctx(i, batch);
+                        match guest {
+                            Guest::Filter(filter) => drop(filter.process(&ctx, batch)?),
+                            Guest::Prompt(prompt, mode) => drop(prompt.render(&ctx, *mode, batch)?),
+                            Guest::Metric(metric) => drop(metric.update(&ctx, batch)?),
+                            Guest::Packer { .. } => {}
+                        }
                     }
                 }
             }
+            rows += batches.iter().map(|batch| u64::from(batch.rows)).sum::<u64>();
+            first.get_or_insert_with(|| self.fuel() - before);
         }
-        Ok(rows)
+        Ok(Round { rows, fuel: first.unwrap_or(0) })
+    }
+
+    /// Whether it remembers rows, so that a second pass would be another than the first.
+    fn streams(&self) -> bool {
+        matches!(&self.guest, Guest::Filter(filter) if filter.is_streaming())
     }
 
     fn counters(&self) -> &Counters {
@@ -175,10 +183,6 @@ impl Tally {
         }
         tally.lengths = Some(lengths);
         Ok(tally)
-    }
-
-    fn stop(&mut self) {
-        self.lengths = None;
     }
 
     fn add(&mut self, packing: &Packing) {

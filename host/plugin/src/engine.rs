@@ -16,6 +16,7 @@ use crate::cache::{Cache, engine_hash};
 use crate::error::PluginError;
 use crate::limits::Limits;
 use crate::log::StoreData;
+use crate::patience::{GaveUp, Patience};
 
 /// How a [`Host`] is made.
 #[derive(Debug, Clone, Default)]
@@ -154,15 +155,18 @@ impl Host {
         let (component, how) = match self.inner.cache.get(&runtime.engine, &runtime.hash, sha256) {
             Some(component) => (component, Compiled::Before),
             None => {
-                if bytes.len() > 4 << 20 {
-                    tracing::info!(
-                        "compiling {} ({} MiB) for the first time; this may take half a minute",
-                        path.display(),
-                        bytes.len() >> 20
-                    );
-                }
                 let start = Instant::now();
-                let component = Component::from_binary(&runtime.engine, bytes)
+                let (engine, binary) = (runtime.engine.clone(), bytes.to_vec());
+                let say = || {
+                    tracing::info!("compiling {} takes a while; the next start finds it compiled", path.display());
+                };
+                let component = Patience::from_env()
+                    .wait(say, move || Component::from_binary(&engine, &binary))
+                    .map_err(|GaveUp { why, variable }| PluginError::Compiling {
+                        path: path.to_owned(),
+                        why,
+                        variable,
+                    })?
                     .map_err(|e| PluginError::Invalid { path: path.to_owned(), why: words(&e) })?;
                 tracing::debug!("compiled {} in {:?}", path.display(), start.elapsed());
                 let took = start.elapsed();

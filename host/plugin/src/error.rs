@@ -207,6 +207,31 @@ pub enum PluginError {
         /// The validator's words.
         why: String,
     },
+    /// A component whose code is far beyond what compilers of plugins make.
+    #[error(
+        "{} would take too long to compile and was not compiled: {why}. Compilers of plugins stay far below \
+         that by themselves. Split the function, where you generate code",
+        .path.display()
+    )]
+    TooMuchCode {
+        /// The component.
+        path: PathBuf,
+        /// What there is too much of, how much there is, how much there may be.
+        why: String,
+    },
+    /// Compiling was given up.
+    #[error(
+        "compiling {} was given up: {why}. Nothing of it was run. If you trust it, raise {variable} and try again; else do not use it",
+        .path.display()
+    )]
+    Compiling {
+        /// The component.
+        path: PathBuf,
+        /// Which bound was reached.
+        why: String,
+        /// The environment variable that holds the bound.
+        variable: &'static str,
+    },
     /// It wants to import more than the contract gives.
     #[error(
         "{} imports what ovhost does not offer to plugins:\n{}\nA plugin may import only ovhost:plugin/log and \

@@ -33,6 +33,7 @@ mod nesting;
 mod oci;
 mod package;
 mod packer;
+mod patience;
 mod prompt;
 mod replay;
 mod resolve;
@@ -40,6 +41,7 @@ mod scan;
 mod schema;
 mod schema_bounds;
 mod trust;
+mod work;
 
 pub use backtrace::Frames;
 pub use batch::{Batch, CallCtx, Column, ColumnData, Ragged};

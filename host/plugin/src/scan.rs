@@ -10,6 +10,7 @@ use wasmparser::{Parser, Payload};
 
 use crate::error::{PluginError, plain};
 use crate::nesting;
+use crate::work::{self, Work};
 
 /// The four kinds of plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,7 +72,10 @@ pub struct Surface {
 /// Reads the outermost imports and exports.
 pub(crate) fn scan(path: &Path, bytes: &[u8]) -> Result<Surface, PluginError> {
     header(bytes).map_err(|why| PluginError::NotAComponent { path: path.to_owned(), why })?;
-    let (imports, exports) = names(bytes).map_err(|why| PluginError::Invalid { path: path.to_owned(), why })?;
+    let (imports, exports) = names(bytes).map_err(|refusal| match refusal {
+        Refused::Form(why) => PluginError::Invalid { path: path.to_owned(), why },
+        Refused::Work(why) => PluginError::TooMuchCode { path: path.to_owned(), why },
+    })?;
     let refused: Vec<String> = imports.iter().filter_map(|name| refuse_import(name)).collect();
     if !refused.is_empty() {
         return Err(PluginError::Imports { path: path.to_owned(), imports: refused });
@@ -107,22 +111,37 @@ fn header(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Names of the outermost imports, and of the outermost exports. The error is why no decoder should go on.
-fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
-    let words = |e: wasmparser::BinaryReaderError| e.to_string();
+/// Why nothing further should look at a component.
+enum Refused {
+    /// It cannot be decoded, or only by a decoder that calls itself too often.
+    Form(String),
+    /// What of it would take too long to compile.
+    Work(String),
+}
+
+/// Names of the outermost imports, and of the outermost exports. What is between them is counted.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
+    let words = |e: wasmparser::BinaryReaderError| Refused::Form(e.to_string());
+    let mut work = Work::default();
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(words)? {
+        let payload = payload.map_err(words)?;
+        work.payload(&payload).map_err(|refusal| match refusal {
+            work::Refusal::Malformed(error) => words(error),
+            work::Refusal::TooMuch(why) => Refused::Work(why),
+        })?;
+        match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 if depth > nesting::DEPTH {
-                    return Err(format!("its components are nested more than {} deep", nesting::DEPTH));
+                    return Err(Refused::Form(format!("its components are nested more than {} deep", nesting::DEPTH)));
                 }
             }
             Payload::ComponentTypeSection(section) => {
                 let range = section.range();
-                nesting::check_types(bytes.get(range.clone()).unwrap_or_default(), range.start)?;
+                let section = bytes.get(range.clone()).unwrap_or_default();
+                nesting::check_types(section, range.start).map_err(Refused::Form)?;
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
@@ -256,6 +275,26 @@ mod tests {
     fn imports_of_nested_components_do_not_count() {
         let text = r#"(component (component (import "wasi:cli/environment@0.2.0" (instance))) (core module))"#;
         assert!(scan_text(text).unwrap_err().contains("exports none of"));
+    }
+
+    #[test]
+    fn what_would_take_minutes_to_compile_is_refused_before() {
+        let export = |e: &str| format!("(export \"ovhost:plugin/{e}@0.1.0\" (instance $e))");
+        let group = "(block (br_if 0 (local.get 0)) (local.set 1 (local.get 0)))".repeat(9_000);
+        let text = |locals: usize| {
+            let locals = "i32 ".repeat(locals);
+            format!(
+                "(component (core module (func (local {locals}) (loop {group} (br 0)))) (component $c)
+                   (instance $e (instantiate $c)) {} {})",
+                export("lifecycle"),
+                export("filter")
+            )
+        };
+        scan_text(&text(100)).unwrap();
+        let error = scan_text(&text(5_000)).unwrap_err();
+        for part in ["x.wasm would take too long to compile", "5000 locals", "at most 20000000", "Split"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

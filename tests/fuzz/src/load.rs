@@ -51,7 +51,9 @@ pub fn load_bytes(data: &[u8]) -> Reached {
 fn try_file(host: &Host, path: &Path) -> Reached {
     let inspection = match host.inspect(path, None) {
         Ok(inspection) => inspection,
-        Err(PluginError::NotAComponent { .. } | PluginError::Imports { .. }) => return Reached::Scan,
+        Err(PluginError::NotAComponent { .. } | PluginError::Imports { .. } | PluginError::TooMuchCode { .. }) => {
+            return Reached::Scan;
+        }
         Err(PluginError::Invalid { .. } | PluginError::Exports { .. } | PluginError::TooLarge { .. }) => {
             return Reached::Types;
         }

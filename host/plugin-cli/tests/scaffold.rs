@@ -83,6 +83,25 @@ fn python_projects_pass_their_unit_tests() {
 }
 
 #[test]
+fn python_unit_tests_find_what_the_manifests_path_names() {
+    if !interpreter(Tool::ComponentizePy) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let project = dir.path().join(new(&program, dir.path(), Kind::Filter, Lang::Python));
+    let change = |file: &str, how: &dyn Fn(String) -> String| {
+        let path = project.join(file);
+        std::fs::write(&path, how(std::fs::read_to_string(&path).unwrap())).unwrap();
+    };
+    std::fs::create_dir(project.join("vendor")).unwrap();
+    std::fs::write(project.join("vendor/ovhost_vendored.py"), "FEWEST = 3\n").unwrap();
+    change("ovhost-plugin.toml", &|text| text + "path = ['vendor']  # third parties\n");
+    change("app.py", &|text| text.replacen("import ovhost\n", "import ovhost\nimport ovhost_vendored\n", 1));
+    assert!(std::fs::read_to_string(project.join("app.py")).unwrap().contains("ovhost_vendored"));
+    unit_tests(&project, "python3", &["-m", "unittest"]);
+}
+
+#[test]
 fn javascript_projects_pass_their_unit_tests() {
     if !interpreter(Tool::ComponentizeQjs) {
         return;

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::process::run_quietly;
-use crate::project::Project;
+use crate::project::{MANIFEST, Project};
 use crate::tools::Found;
 
 /// The main module, unless the manifest names one.
@@ -47,7 +47,9 @@ pub fn component(project: &Project, tool: &Found) -> Result<Vec<u8>> {
     eprintln!("componentize-py: {shown} and a Python interpreter become one component (10 s of CPU)");
     let done = run_quietly(&mut command, "componentize-py", None)?;
     if !done.status.success() {
-        bail!("{shown} does not build:\n{}", python_error(&done.tail(), folder));
+        let error = python_error(&done.tail(), folder);
+        let hint = hint(&error, project).map_or_else(String::new, |hint| format!("\n{hint}"));
+        bail!("{shown} does not build:\n{error}{hint}");
     }
     std::fs::read(&out).with_context(|| format!("componentize-py wrote no component:\n{}", done.tail()))
 }
@@ -59,9 +61,72 @@ fn python_error(output: &str, folder: &Path) -> String {
     text[..ends.unwrap_or(text.len())].trim_end().replace("File \"/0/", &format!("File \"{}/", folder.display()))
 }
 
+/// What to do about an error that has one usual cause.
+fn hint(error: &str, project: &Project) -> Option<String> {
+    let last = error.lines().rev().find(|line| !line.trim().is_empty())?.trim();
+    let quoted = |text: &str| Some(text.split_once('\'')?.1.split('\'').next().unwrap_or_default().to_owned());
+    if let Some(rest) = last.strip_prefix("ModuleNotFoundError: ") {
+        let module = quoted(rest)?;
+        let package = module.split('.').next().unwrap_or_default();
+        let more = project.manifest.as_ref().map(|manifest| manifest.path.as_slice()).unwrap_or_default();
+        let looked = std::iter::once("the project's own folder".to_owned()).chain(more.iter().cloned());
+        let looked: Vec<String> = looked.collect();
+        let folder = more.first().map_or("vendor", String::as_str);
+        let manifest =
+            if more.is_empty() { format!(", and `path = [\"{folder}\"]` in {MANIFEST}") } else { String::new() };
+        return Some(format!(
+            "modules are looked for in {} alone, not among what is installed. A package of pure Python: `pip install --target \
+             {folder} {package}`{manifest}; its name may be another than the module's. Compiled ones do not work",
+            looked.join(", ")
+        ));
+    }
+    // What `ovhost.export` gives, in its order.
+    let kind = project.manifest.as_ref()?.kind.name();
+    let mut exports = vec!["Lifecycle".to_owned(), kind[..1].to_uppercase() + &kind[1..]];
+    if project.world().is_ok_and(|world| world == "stateful-filter-plugin") {
+        exports.push("FilterState".to_owned());
+    }
+    let missing = last.strip_prefix("AttributeError: module ")?.split_once(" has no attribute ")?.1;
+    let missing = quoted(missing).filter(|missing| exports.contains(missing))?;
+    Some(format!(
+        "`{missing}` is what a component exports. Import `ovhost` and end the file with a line for your class:\n    {} = \
+         ovhost.export(MyPlugin)",
+        exports.join(", ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn project(manifest: &str) -> Project {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(MANIFEST), format!("name = 'x'\nlang = 'python'\n{manifest}")).unwrap();
+        Project::open(dir.path()).unwrap()
+    }
+
+    #[test]
+    fn a_missing_module_has_a_hint_that_fits_the_manifest() {
+        let error = "File \"/p/app.py\", line 1, in <module>\nModuleNotFoundError: No module named 'yaml.nodes'";
+        let said = hint(error, &project("kind = 'filter'")).unwrap();
+        assert!(said.contains("in the project's own folder alone") && said.contains("--target vendor yaml`"), "{said}");
+        assert!(said.contains("and `path = [\"vendor\"]` in ovhost-plugin.toml"), "{said}");
+        let said = hint(error, &project("kind = 'filter'\npath = ['third', 'own']")).unwrap();
+        assert!(said.contains("own folder, third, own alone") && said.contains("--target third yaml`; its"), "{said}");
+    }
+
+    #[test]
+    fn a_main_module_that_exports_nothing_has_the_line_to_write() {
+        let error = "AttributeError: module 'app' has no attribute 'Lifecycle'";
+        let said = hint(error, &project("kind = 'packer'")).unwrap();
+        assert!(said.ends_with("    Lifecycle, Packer = ovhost.export(MyPlugin)"), "{said}");
+        let stateful = project("kind = 'filter'\nworld = 'stateful-filter-plugin'");
+        let said = hint(&error.replace("Lifecycle", "FilterState"), &stateful).unwrap();
+        assert!(said.ends_with("    Lifecycle, Filter, FilterState = ovhost.export(MyPlugin)"), "{said}");
+        assert_eq!(hint(&error.replace("Lifecycle", "words"), &stateful), None);
+        assert_eq!(hint("SyntaxError: invalid syntax", &stateful), None);
+        assert_eq!(hint("", &stateful), None);
+    }
 
     #[test]
     fn errors_are_pythons_own_with_the_projects_paths() {

@@ -86,6 +86,23 @@ fn a_python_module_that_cannot_be_imported_is_shown_with_its_line() {
     let place = format!("File \"{}/app.py\", line 2", dir.path().display());
     assert!(error.contains(&place) && error.contains("No module named 'ovhost_no_such_module'"), "{error}");
     assert!(!error.contains("Stack backtrace"), "{error}");
+    assert!(error.contains("pip install --target vendor ovhost_no_such_module"), "{error}");
+}
+
+#[test]
+fn a_python_module_that_exports_nothing_is_shown_with_the_line_to_write() {
+    let Some(_) = Tool::ComponentizePy.find() else {
+        println!("skipped: componentize-py {} is not installed", Tool::ComponentizePy.version());
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/plugin.wit");
+    std::fs::create_dir(dir.path().join("wit")).unwrap();
+    std::fs::copy(wit, dir.path().join("wit/plugin.wit")).unwrap();
+    std::fs::write(dir.path().join("ovhost-plugin.toml"), "name = 'x'\nkind = 'metric'\nlang = 'python'\n").unwrap();
+    std::fs::write(dir.path().join("app.py"), "").unwrap();
+    let error = format!("{:#}", build(&Project::open(dir.path()).unwrap(), &BuildOptions::default()).unwrap_err());
+    assert!(error.ends_with("    Lifecycle, Metric = ovhost.export(MyPlugin)"), "{error}");
 }
 
 #[test]

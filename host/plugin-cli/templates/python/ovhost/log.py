@@ -14,6 +14,11 @@ except ModuleNotFoundError:
     Err, _log = None, None
 
 
+def in_unit_test():
+    """Whether this is no component."""
+    return _log is None
+
+
 def _line(level, words):
     if _log is None:
         builtins.print(f"{level}:", *words, file=sys.stderr)

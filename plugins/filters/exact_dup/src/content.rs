@@ -71,7 +71,7 @@ impl Options for TextConfig {
 
     fn rules(&self) -> String {
         let TextConfig { ignore_case, ignore_space, ignore_punctuation, .. } = self;
-        format!("form 2, case ignored: {ignore_case}, space: {ignore_space}, punctuation: {ignore_punctuation}")
+        format!("composed, case ignored: {ignore_case}, space: {ignore_space}, punctuation: {ignore_punctuation}")
     }
 }
 

@@ -61,7 +61,7 @@ pub struct Config {
     pub min_chars: u32,
     /// Most characters. 0 turns the bound off.
     pub max_chars: u32,
-    /// Fewest words; a Chinese or Japanese character is one. 0 turns the bound off.
+    /// Fewest words; in scripts without spaces (Chinese, Thai) every letter is one. 0 turns the bound off.
     pub min_words: u32,
     /// Most words. 0 turns the bound off.
     pub max_words: u32,

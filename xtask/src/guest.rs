@@ -23,6 +23,22 @@ const KINDS: [&str; 4] = ["filters", "packers", "prompts", "metrics"];
 /// # Errors
 /// No plugin matches, no toolchain, or the build fails.
 pub fn build_plugins(root: &Path, filter: Option<&str>) -> Result<Vec<PathBuf>> {
+    let guests = filter.is_some_and(|filter| filter.starts_with(TEST_GUESTS));
+    build(root, filter, &root.join(if guests { "tests/fixtures" } else { "target/plugins" }))
+}
+
+/// Builds the ill-behaved guests of `tests/guests` beside the checked-in ones, which stay as they are. Returns their folder.
+///
+/// # Errors
+/// No toolchain, or the build fails.
+pub fn build_test_guests(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/test-guests");
+    build(root, Some(TEST_GUESTS), &folder)?;
+    Ok(folder.join(TEST_GUESTS))
+}
+
+/// Builds the chosen plugins into `KINDs/NAME.wasm` of a folder.
+fn build(root: &Path, filter: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
     let plugins = chosen_plugins(root, filter)?;
     let packages: Vec<&str> = plugins.iter().map(|plugin| plugin.package.as_str()).collect();
     let build = cargo::CargoBuild {
@@ -36,8 +52,7 @@ pub fn build_plugins(root: &Path, filter: Option<&str>) -> Result<Vec<PathBuf>> 
     let built = cargo::build(&rust::ensure_compiler(root)?, &build)?;
     let mut out = Vec::with_capacity(plugins.len());
     for (plugin, component) in plugins.iter().zip(built) {
-        let folder = if plugin.kind == TEST_GUESTS { "tests/fixtures" } else { "target/plugins" };
-        let target = root.join(folder).join(&plugin.kind).join(format!("{}.wasm", plugin.name));
+        let target = folder.join(&plugin.kind).join(format!("{}.wasm", plugin.name));
         publish(&component, &target)?;
         out.push(target);
     }

@@ -20,6 +20,7 @@ mod misbehave;
 mod misbehave_more;
 #[path = "../../../../tests/fuzz/src/mutate.rs"]
 mod mutate;
+mod random_modules;
 mod streaming;
 mod trusting;
 
@@ -46,7 +47,10 @@ fn first_party(name: &str) -> PathBuf {
 
 /// A guest that misbehaves.
 fn guest(name: &str) -> PathBuf {
-    let path = workspace().join(format!("tests/fixtures/guests/{name}.wasm"));
+    // Those in the repository, or made from source just now (`cargo xtask test` does both).
+    let folder =
+        std::env::var_os("OVHOST_TEST_GUESTS").map_or_else(|| workspace().join("tests/fixtures/guests"), PathBuf::from);
+    let path = folder.join(format!("{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run cargo xtask plugins", path.display());
     path
 }

@@ -32,8 +32,8 @@ expect, by kind:
   any      {\"refused\": [{\"path\": .., \"message\": ..}]} for a configuration, {\"fails\": {..}} for a call
 
 Every case is asked again in batches of 1 and of 3 rows, of an instance that did it before, and of
-new instances for each batch (state saved and restored, metrics merged). Another answer is a
-failure.")]
+new instances for each row and each batch of 3 (state saved and restored, metrics merged). Another
+answer is a failure.")]
 pub struct Args {
     /// A component, or a project folder with a component in dist/; this folder if absent
     #[arg(default_value = ".")]

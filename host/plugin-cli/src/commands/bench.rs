@@ -184,7 +184,7 @@ impl Args {
     /// The rows, all of them as one batch.
     fn rows(&self, plugin: &Plugin) -> Result<Rows> {
         let limit = self.limit as usize;
-        let types = input::types(&self.types)?;
+        let types = input::types_for(plugin, &self.types)?;
         let (rows, origin): (Vec<JsonRow>, String) = match (&self.rows, &self.lengths) {
             (Some(file), _) => {
                 let mut reader = RowReader::open(file)?;

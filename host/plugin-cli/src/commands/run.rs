@@ -198,7 +198,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     args.apart(&spec.path, &spec.assets)?;
     let plugin = places::host()?.load(&spec)?;
     args.check(plugin.kind())?;
-    let mut columns = input::columns_of(&plugin, input::types(&args.types)?);
+    let mut columns = input::columns_of(&plugin, input::types_for(&plugin, &args.types)?);
     ensure!(
         args.rows != "-" || !std::io::stdin().is_terminal(),
         "there are no rows: give --rows FILE, or pipe them to standard input"
@@ -228,6 +228,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let mut batch = columns.batch(&rows, first_row).with_context(|| reader.name().to_owned())?;
         input::ordinals(&plugin, &mut batch, first_row);
         let answer = stage.batch(&args.plugin.ctx(index, first_row), &rows, &batch, &mut out);
+        let answer = answer.map_err(|error| input::with_columns(error, &rows));
         answer.with_context(|| match columns.untyped().collect::<Vec<_>>()[..] {
             [] => reader.name().to_owned(),
             ref names => format!(

@@ -180,8 +180,15 @@ fn what_a_user_can_get_wrong_is_named() {
     run(&["--entry", "other"]).fails(&["there is no entry \"other\"; it has: caption_quality"]);
     run(&["--out", "no/where.jsonl"]).fails(&["writing no/where.jsonl: its folder must exist"]);
     lab.write("wrong.jsonl", "{\"caption\": \"x\"}\n");
-    lab.run(&["run", "filters/caption_quality", "--rows", "wrong.jsonl"])
-        .fails(&["reads column \"text\"", "not offered"]);
+    lab.run(&["run", "filters/caption_quality", "--rows", "wrong.jsonl"]).fails(&[
+        "wrong.jsonl",
+        "reads column \"text\"",
+        "the rows do not have; they have: caption",
+    ]);
+    lab.write("near.jsonl", "{\"txet\": \"x\", \"key\": \"k\"}\n");
+    lab.run(&["run", "filters/caption_quality", "--rows", "near.jsonl"])
+        .fails(&["perhaps \"txet\" is meant; they have: key, txet"]);
+    run(&["--types", "txet=utf8"]).fails(&["--types txet", "no such column, perhaps \"text\"", "it reads: text, key"]);
 }
 
 #[test]
@@ -275,4 +282,40 @@ fn links_and_pipes_stay_what_they_are() {
     assert_eq!(reader.join().unwrap().lines().count(), 3);
     assert!(lab.path("out.jsonl").symlink_metadata().unwrap().is_symlink());
     assert!(lab.path("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+}
+
+/// `run --crashes` keeps a failure for `replay`, which says how to call another build.
+#[test]
+fn failures_are_kept_for_replay() {
+    let lab = Lab::new();
+    lab.write("rows.jsonl", "{\"key\": \"a\", \"text\": \"poison\"}\n");
+    fs::copy(guest("misbehave"), lab.path("p.wasm")).unwrap();
+    let args = ["run", "p.wasm", "--entry", "panic", "--rows", "rows.jsonl", "--crashes", "kept"];
+    lab.run(&args).fails(&["panic"]);
+    let kept: Vec<PathBuf> = fs::read_dir(lab.path("kept")).unwrap().map(|e| e.unwrap().path()).collect();
+    let [bundle] = &kept[..] else { panic!("{kept:?}") };
+    let replay = |more: &[&str]| lab.run(&[&["replay", bundle.to_str().unwrap()], more].concat());
+    assert_eq!(replay(&[]).says(&["reproduced"]).code, 1);
+    // Another build in its place, and then none.
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("p.wasm")).unwrap();
+    let changed = replay(&[]);
+    assert!(
+        changed.code == 2 && changed.err.contains("another build") && changed.err.contains("--plugin"),
+        "{}",
+        changed.err
+    );
+    fs::remove_file(lab.path("p.wasm")).unwrap();
+    let gone = replay(&[]);
+    assert!(gone.code == 2 && gone.err.contains("--plugin dist/p.wasm"), "{}", gone.err);
+    assert_eq!(replay(&["--plugin", &guest("misbehave")]).says(&["reproduced"]).code, 1);
+}
+
+/// In a checkout, whatever program finds what `cargo xtask plugins` built there.
+#[test]
+fn plugins_of_a_checkout_are_found_by_name() {
+    let lab = captions();
+    fs::create_dir_all(lab.path("target/plugins/filters")).unwrap();
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("target/plugins/filters/of_here.wasm")).unwrap();
+    lab.run(&["run", "filters/of_here", "--rows", "rows.jsonl"]).ok();
+    lab.run(&["run", "filters/of_there", "--rows", "rows.jsonl"]).fails(&["OVHOST_PLUGIN_PATH=", "target/plugins"]);
 }

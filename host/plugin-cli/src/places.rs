@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
-use ovhost_plugin::{Host, HostOptions, Located};
+use anyhow::{Result, anyhow, bail, ensure};
+use ovhost_plugin::{Host, HostOptions, Located, Plugin, PluginError, PluginSpec};
 use ovhost_toolchain::Project;
 use ovhost_toolchain::project::{MANIFEST, Manifest};
 
@@ -38,6 +38,18 @@ pub fn builtin_dirs() -> Vec<PathBuf> {
 /// The plugin host with its cache of compiled components. Errors: the engine cannot run on this machine.
 pub fn host() -> Result<Host> {
     Ok(Host::new(HostOptions::default())?)
+}
+
+/// Loads a plugin for a command. Errors: as those of the host, with flags where its words are a recipe's.
+pub fn load(spec: &PluginSpec) -> Result<Plugin> {
+    host()?.load(spec).map_err(|error| match &error {
+        PluginError::Config { diagnostics, .. }
+            if diagnostics.iter().any(|d| d.message.contains("under `assets` in the recipe")) =>
+        {
+            anyhow!("{error}\nA command takes it with --asset NAME=FILE")
+        }
+        _ => error.into(),
+    })
 }
 
 /// The file of a plugin as recipes and flags name it; `dir` is the folder that relative names start from. Errors: every

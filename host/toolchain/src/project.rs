@@ -168,7 +168,7 @@ impl Project {
             .map_or_else(String::new, |file| format!("; {file} alone does not say what it is"));
         bail!(
             "{} holds no {MANIFEST} and no crate that depends on ovhost-sdk{hint}. `ovhost-plugin new` makes a project; for code \
-             that you have, write a {MANIFEST} of three lines: name = \"…\", kind = \"filter\" (packer, prompt, metric), \
+             that you have, write an {MANIFEST} of three lines: name = \"…\", kind = \"filter\" (packer, prompt, metric), \
              lang = \"rust\" (python, js)",
             root.display()
         );

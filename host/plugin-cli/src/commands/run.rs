@@ -24,7 +24,7 @@ use ovhost_plugin::{Kind, Mode, OnTrap, PluginSpec};
 
 use crate::input::{self, PluginArgs};
 use crate::rows::RowReader;
-use crate::{console, files, places};
+use crate::{console, files, places, table};
 use output::Output;
 use stages::Stage;
 
@@ -196,7 +196,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
 pub fn run(args: Args) -> Result<ExitCode> {
     let spec = PluginSpec { crashes: args.crashes.clone(), ..args.plugin.spec()? };
     args.apart(&spec.path, &spec.assets)?;
-    let plugin = places::host()?.load(&spec)?;
+    let plugin = places::load(&spec)?;
     args.check(plugin.kind())?;
     let mut columns = input::columns_of(&plugin, input::types_for(&plugin, &args.types)?);
     ensure!(
@@ -242,7 +242,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bar.set_position(if reader.size().is_some() { reader.bytes() } else { count });
         if stop.load(Ordering::SeqCst) {
             bar.finish_and_clear();
-            eprintln!("stopped after {count} rows; no file was written");
+            eprintln!("stopped after {}; no file was written", table::count(count, "row"));
             return Ok(console::interrupted());
         }
     }

@@ -65,6 +65,14 @@ fn failures_are_told_by_place() {
         "FAILED  missing\n        plugin caption_quality reads column \"text\"",
         "1 passed, 3 failed\n",
     ]);
+    let told = lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--json"]);
+    let json = told.json();
+    assert_eq!((told.code, &json["passed"], &json["failed"]), (1, &1.into(), &3.into()), "{json}");
+    let verdicts: Vec<&str> =
+        json["outcomes"].as_array().unwrap().iter().map(|o| o["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["pass", "differs", "open", "error"]);
+    let difference = &json["outcomes"][1]["differences"][0];
+    assert_eq!((&difference["path"], &difference["seen"]), (&"[1].drop".into(), &"too short".into()), "{json}");
     lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--filter", "goo"])
         .ok()
         .says(&["ok      good\n1 passed, 3 not asked for\n"]);

@@ -28,7 +28,7 @@ fn a_filter_shows_its_verdicts_and_sums_them_up() {
         "  row  key  verdict  reason\n    0  a    keep\n    1  b    drop     refusal\n    2  c    drop     no text\n    3  d    drop     too short\n",
         "4 rows: 1 kept (25.0 %), 3 dropped, 0 errors\n",
         "  too short     1\n",
-        "1 calls, ",
+        "1 call, ",
     ]);
     lab.run(&[&FILTER[..], &["rows.jsonl", "--show", "1", "--batch", "2"]].concat())
         .ok()
@@ -39,7 +39,7 @@ fn a_filter_shows_its_verdicts_and_sums_them_up() {
 fn kept_rows_and_rejects_are_written_whole() {
     let lab = captions();
     let files = ["rows.jsonl", "--out", "kept.jsonl", "--rejects", "rejects.jsonl"];
-    lab.run(&[&FILTER[..], &files].concat()).ok().says(&["wrote kept.jsonl (1 lines), rejects.jsonl (3 lines)"]);
+    lab.run(&[&FILTER[..], &files].concat()).ok().says(&["wrote kept.jsonl (1 line), rejects.jsonl (3 lines)"]);
     assert_eq!(lab.lines("kept.jsonl"), [json!({"key": "a", "text": "long enough", "extra": [1, "x"]})]);
     let rejects = lab.lines("rejects.jsonl");
     assert_eq!(rejects[0], json!({"row": 1, "key": "b", "reason": "refusal"}));
@@ -96,7 +96,7 @@ fn a_prompt_shows_conversations() {
     lab.run(&args).ok().says(&[
         "row 0 (k)\n    user        [image 0]What?\n  * assistant   A cup.\n",
         "row 1 (k)\n    error       the record has none of `conversations`",
-        "2 rows: 1 rendered, 1 errors",
+        "2 rows: 1 rendered, 1 error\n",
     ]);
     assert_eq!(lab.lines("out.jsonl")[0]["conversation"][1]["parts"], json!([{"text": "A cup."}]));
     let asked = lab.run(&["run", "prompts/conversation", "--rows", "rows.jsonl", "--mode", "generate"]).ok();
@@ -200,7 +200,7 @@ fn failing_rows_stop_the_run_or_are_taken_out() {
     lab.run(&args).fails(&["rows.jsonl", "panic", "row 1", "\"b\""]);
     lab.run(&[&args[..], &["--on-trap", "reject", "--rejects", "r.jsonl"]].concat())
         .ok()
-        .says(&["3 rows: 2 kept (66.7 %), 0 dropped, 1 errors", "failures contained"]);
+        .says(&["3 rows: 2 kept (66.7 %), 0 dropped, 1 error\n", "failures contained"]);
     assert_eq!(lab.lines("r.jsonl")[0]["key"], "b");
 }
 
@@ -318,4 +318,16 @@ fn plugins_of_a_checkout_are_found_by_name() {
     fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("target/plugins/filters/of_here.wasm")).unwrap();
     lab.run(&["run", "filters/of_here", "--rows", "rows.jsonl"]).ok();
     lab.run(&["run", "filters/of_there", "--rows", "rows.jsonl"]).fails(&["OVHOST_PLUGIN_PATH=", "target/plugins"]);
+}
+
+/// What data hold cannot turn a line around or reach the terminal.
+#[test]
+fn marks_of_direction_are_shown_as_what_they_are() {
+    let lab = Lab::new();
+    let record = json!({"question": "a\u{202e}b", "answer": "c\u{1b}[31m"});
+    lab.write("rows.jsonl", &json!({"key": "k\u{2066}", "record": record, "num-images": 0}).to_string());
+    let ran = lab.run(&["run", "prompts/conversation", "--rows", "rows.jsonl"]).ok();
+    ran.says(&["row 0 (k\\u{2066})", "a\\u{202e}b", "c\\u{1b}[31m"]);
+    lab.write("rows.jsonl", &json!({"key": "k\u{202e}", "text": "x"}).to_string());
+    lab.run(&["run", "filters/caption_quality", "--rows", "rows.jsonl"]).ok().says(&["k\\u{202e}"]);
 }

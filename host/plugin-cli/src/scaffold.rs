@@ -272,7 +272,7 @@ mod tests {
         }
         let style = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rustfmt.toml")).unwrap();
         let (short, long) = ("a".to_owned(), "m".repeat(64));
-        check_new_name(&long).unwrap();
+        check_new_name(&long, Lang::Rust).unwrap();
         for (name, kind) in [&short, &long].into_iter().flat_map(|name| Kind::ALL.map(|kind| (name, kind))) {
             let dir = tempfile::tempdir().unwrap();
             let root = dir.path().join("project");

@@ -52,7 +52,7 @@ pub struct PackLimits {
 
 impl fmt::Display for PackLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bins of {} tokens", self.capacity)?;
+        write!(f, "bins of {} token{}", self.capacity, if self.capacity == 1 { "" } else { "s" })?;
         match self.max_items_per_bin {
             0 => {}
             1 => write!(f, " and 1 sample")?,

@@ -72,3 +72,45 @@ pub fn outlive_closed_pipe() {
 pub fn interrupted() -> ExitCode {
     ExitCode::from(INTERRUPTED)
 }
+
+/// Says what went wrong, and gives the exit code: 130 where the user wanted the end, which needs no words.
+pub fn failed(error: &anyhow::Error) -> ExitCode {
+    if error.is::<ovhost_toolchain::process::Interrupted>() {
+        return interrupted();
+    }
+    eprintln!("error: {}", words(error));
+    ExitCode::FAILURE
+}
+
+/// An error and its causes, one after another in one line; a cause whose words are in the line already is not said twice, as
+/// some errors show their cause themselves.
+pub fn words(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(|cause| cause.to_string()) {
+        if out.is_empty() {
+            out = cause;
+        } else if !out.contains(&cause) {
+            out = format!("{out}: {cause}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let path = std::path::PathBuf::from("x");
+        let lost = || std::io::Error::from_raw_os_error(2);
+        let error = ovhost_plugin::PluginError::Io { path, action: "read", source: lost() };
+        let words = words(&anyhow::Error::from(error).context("loading"));
+        assert_eq!(words.matches("os error 2").count(), 1, "{words}");
+        assert!(words.starts_with("loading: cannot read x: "), "{words}");
+        let plain = Err::<(), _>(lost()).context("opening y").unwrap_err();
+        assert_eq!(super::words(&plain), format!("opening y: {}", lost()));
+    }
+}

@@ -13,11 +13,14 @@ mod play;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ovhost_plugin::json::{ColumnType, JsonRow};
 use ovhost_plugin::{Host, Limits, Located, Mode, PackLimits};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::console::words;
+use crate::rows::fault;
 
 pub use bless::{bless, spaced};
 pub use diff::{Difference, differences};
@@ -99,7 +102,10 @@ impl Cases {
         let mut cases: Vec<(usize, Case)> = Vec::new();
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let place = || format!("{} line {}", path.display(), i + 1);
-            let case: Case = serde_json::from_str(line).with_context(place)?;
+            let case: Case = serde_json::from_str(line).map_err(|e| {
+                let (why, at) = fault(&e);
+                anyhow!("{}: {why}{at}", place())
+            })?;
             ensure!(!case.name.is_empty(), "{}: the case has an empty name; say what it shows", place());
             if let Some((first, _)) = cases.iter().find(|(_, c)| c.name == case.name) {
                 bail!("{}: a case is named {:?} in line {} already", place(), case.name, first + 1);
@@ -169,7 +175,7 @@ pub fn test(host: &Host, component: &Located, cases: &Cases, filter: Option<&str
     let outcome = |(line, case): &(usize, Case)| {
         let played = play::play(host, component, case, folder);
         let (verdict, answer) = match (played, &case.expect) {
-            (Err(error), _) => (Verdict::Error(format!("{error:#}")), None),
+            (Err(error), _) => (Verdict::Error(words(&error)), None),
             (Ok(play::Played { unstable: Some(play::Unstable::Answer(how, other)), whole }), _) => {
                 (Verdict::Unstable { how, differences: differences(&whole, &other) }, None)
             }

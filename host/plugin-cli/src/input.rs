@@ -2,13 +2,13 @@
 //!
 //! In: flags. Out: a `PluginSpec` for the host, and the context of a call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ovhost_plugin::json::{ColumnType, Columns, SAMPLE_COLUMNS};
-use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, Kind, Plugin, PluginSpec};
+use ovhost_plugin::json::{ColumnType, Columns, JsonRow, SAMPLE_COLUMNS};
+use ovhost_plugin::{Batch, CallCtx, Column, ColumnData, Kind, Plugin, PluginError, PluginSpec};
 use serde_json::Value;
 
 use crate::places;
@@ -88,6 +88,31 @@ pub fn types(given: &[String]) -> Result<BTreeMap<String, ColumnType>> {
     pairs("--types", "score=f32s", each, |ty| ty.parse().map_err(|e: String| anyhow!(e)))
 }
 
+/// As [`types`], of columns that the plugin is given. Errors: another name, with those that there are.
+pub fn types_for(plugin: &Plugin, given: &[String]) -> Result<BTreeMap<String, ColumnType>> {
+    let types = types(given)?;
+    let read = read_by(plugin);
+    if let Some(name) = types.keys().find(|name| !read.contains(name)) {
+        let near = nearest(name, read.iter().map(String::as_str));
+        let near = near.map(|near| format!(", perhaps \"{near}\"")).unwrap_or_default();
+        bail!("--types {name}: {} reads no such column{near}; it reads: {}", plugin.info().name, read.join(", "));
+    }
+    Ok(types)
+}
+
+/// Says which columns the rows have, where one that the plugin requires is not among them.
+pub fn with_columns(error: anyhow::Error, rows: &[JsonRow]) -> anyhow::Error {
+    let Some(PluginError::MissingColumn { plugin, column, .. }) = error.downcast_ref() else { return error };
+    let names: BTreeSet<&str> = rows.iter().flat_map(|row| row.keys().map(String::as_str)).collect();
+    let near = nearest(column, names.iter().copied());
+    let near = near.map(|near| format!(", perhaps \"{near}\" is meant")).unwrap_or_default();
+    let names: Vec<&str> = names.into_iter().collect();
+    anyhow!(
+        "plugin {plugin} reads column \"{column}\", which the rows do not have{near}; they have: {}",
+        names.join(", ")
+    )
+}
+
 fn pairs<'a, V>(
     flag: &str,
     example: &str,
@@ -109,6 +134,11 @@ fn pairs<'a, V>(
 /// The columns of a stream of rows for a plugin: those that it reads, those that its kind always gets, and what the host
 /// checks answers against.
 pub fn columns_of(plugin: &Plugin, types: BTreeMap<String, ColumnType>) -> Columns {
+    Columns::new(types, Some(read_by(plugin)))
+}
+
+/// Names of the columns that [`columns_of`] makes.
+fn read_by(plugin: &Plugin) -> Vec<String> {
     let mut wanted: Vec<String> = plugin.info().reads.iter().map(|(name, _)| name.clone()).collect();
     let always: &[&str] = match plugin.kind() {
         Kind::Filter => &["key"],
@@ -117,8 +147,12 @@ pub fn columns_of(plugin: &Plugin, types: BTreeMap<String, ColumnType>) -> Colum
         Kind::Prompt => &["key", "num-images", "num-videos"],
         Kind::Metric => &["key", "prediction", "references", "record", "judgement"],
     };
-    wanted.extend(always.iter().map(|name| (*name).to_owned()));
-    Columns::new(types, Some(wanted))
+    for name in always {
+        if !wanted.iter().any(|known| known == name) {
+            wanted.push((*name).to_owned());
+        }
+    }
+    wanted
 }
 
 /// Columns that the host offers to plugins of a kind, whatever filters add.
@@ -128,6 +162,13 @@ pub fn offered(kind: Kind) -> &'static [&'static str] {
         Kind::Packer => &["id", "length", "patches"],
         Kind::Metric => &["key", "source", "prediction", "references", "record", "judgement"],
     }
+}
+
+/// The name that was perhaps meant by `name`, if one is like it.
+pub fn nearest<'a>(name: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored =
+        among.into_iter().map(|other| (strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase()), other));
+    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
 }
 
 /// Adds `id` and `index`, the ordinals of the rows, where the plugin reads them and the rows do not say.
@@ -144,6 +185,14 @@ pub fn ordinals(plugin: &Plugin, batch: &mut Batch, first_row: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn near_names_are_found() {
+        let names = || ["text", "text-tokens", "width", "record"];
+        assert_eq!(nearest("txet", names()), Some("text"));
+        assert_eq!(nearest("Widht", names()), Some("width"));
+        assert_eq!(nearest("caption", names()), None);
+    }
 
     #[test]
     fn pairs_are_checked() {

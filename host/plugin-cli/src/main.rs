@@ -29,10 +29,7 @@ fn main() -> ExitCode {
     console::init_logging(cli.verbose, cli.quiet);
     match ovhost_plugin_cli::run(cli.command) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => console::failed(&error),
     }
 }
 

@@ -7,8 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use ovhost_plugin::{Host, HostOptions, Located};
+use anyhow::{Result, anyhow, bail, ensure};
+use ovhost_plugin::{Host, HostOptions, Located, Plugin, PluginError, PluginSpec};
+use ovhost_toolchain::Project;
+use ovhost_toolchain::project::{MANIFEST, Manifest};
 
 use crate::commands::program;
 
@@ -28,12 +30,26 @@ pub fn builtin_dirs() -> Vec<PathBuf> {
             dirs.push(dir.join("plugins"));
         }
     }
+    // An installed program in a checkout: what `cargo xtask plugins` builds there.
+    dirs.push(PathBuf::from("target/plugins"));
     dirs
 }
 
 /// The plugin host with its cache of compiled components. Errors: the engine cannot run on this machine.
 pub fn host() -> Result<Host> {
     Ok(Host::new(HostOptions::default())?)
+}
+
+/// Loads a plugin for a command. Errors: as those of the host, with flags where its words are a recipe's.
+pub fn load(spec: &PluginSpec) -> Result<Plugin> {
+    host()?.load(spec).map_err(|error| match &error {
+        PluginError::Config { diagnostics, .. }
+            if diagnostics.iter().any(|d| d.message.contains("under `assets` in the recipe")) =>
+        {
+            anyhow!("{error}\nA command takes it with --asset NAME=FILE")
+        }
+        _ => error.into(),
+    })
 }
 
 /// The file of a plugin as recipes and flags name it; `dir` is the folder that relative names start from. Errors: every
@@ -63,10 +79,79 @@ pub fn located(given: &str) -> Result<Located> {
         locate(name, pin, Path::new("."))?
     };
     located.sha256 = pin.map(str::to_owned).or(located.sha256);
+    if let Some(root) = project(path, &located.path).filter(|root| Project::open(root).is_ok())
+        && let Some(source) = newer_source(&root, &located.path)
+    {
+        let shown = if root.as_os_str().is_empty() { Path::new(".") } else { &root };
+        tracing::warn!(
+            "{} is newer than {}, which is used as it is; `{} build {}` renews it",
+            source.display(),
+            located.path.display(),
+            program(),
+            shown.display()
+        );
+    }
     Ok(located)
 }
 
-/// The one component in a project's `dist/`; for a folder of this repository's `plugins/KINDs/NAME`, which has none, what
+/// The project's folder of a component that was given as that folder, or that lies in a folder's `dist/`.
+pub fn project(given: &Path, component: &Path) -> Option<PathBuf> {
+    let dist = component.parent().filter(|folder| folder.file_name().is_some_and(|name| name == "dist"))?;
+    let root = if given.is_dir() { given } else { dist.parent()? };
+    let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+    [MANIFEST, "Cargo.toml"].iter().any(|file| root.join(file).is_file()).then(|| root.to_owned())
+}
+
+/// Whether a component is what its project's manifest says: its kind and its world. Errors: it is not, with both.
+pub fn as_its_manifest(manifest: &Manifest, component: &Path) -> Result<()> {
+    // What is no plugin at all has its own message, which `check` and every use of it give.
+    let Ok(surface) = ovhost_plugin::surface(component) else { return Ok(()) };
+    let (said, is) = (manifest.kind.name(), surface.kind.to_string());
+    ensure!(said == is, "{MANIFEST} says kind = \"{said}\", and what was built is a {is}: change the one or the other");
+    let stateful = "stateful-filter-plugin";
+    match manifest.world.as_deref() {
+        Some(world) if world == stateful && !surface.filter_state => {
+            bail!("{MANIFEST} says world = \"{world}\", and what was built saves no state: change the one or the other")
+        }
+        Some(world) if world != stateful && surface.filter_state => bail!(
+            "{MANIFEST} says world = \"{world}\", and what was built saves state: the world of such filters is {stateful}"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// A file that a project's component is built of and that was changed after it, if there is one.
+fn newer_source(root: &Path, component: &Path) -> Option<PathBuf> {
+    let built = component.metadata().and_then(|meta| meta.modified()).ok()?;
+    let newer = |path: &Path| path.metadata().and_then(|meta| meta.modified()).is_ok_and(|time| time > built);
+    sources(root, 0).into_iter().find(|path| newer(path))
+}
+
+/// Files below a project's folder that a component is built of. Tests are not.
+fn sources(folder: &Path, depth: u32) -> Vec<PathBuf> {
+    const DEEPEST: u32 = 8;
+    const NOT: [&str; 6] = ["target", "dist", "node_modules", "tests", "venv", "__pycache__"];
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if depth < DEEPEST && !name.starts_with('.') && !NOT.contains(&name.as_ref()) {
+                out.extend(sources(&path, depth + 1));
+            }
+            continue;
+        }
+        let test = name.starts_with("test_") || name.contains(".test.");
+        let code =
+            path.extension().is_some_and(|end| ["rs", "py", "js", "mjs", "wit"].iter().any(|known| end == *known));
+        if (code && !test) || [MANIFEST, "Cargo.toml", "Cargo.lock"].contains(&name.as_ref()) {
+            out.push(path);
+        }
+    }
+    out
+}
+
+/// The component in a project's `dist/`: that of the project's name, else the only one; for a folder of this repository's `plugins/KINDs/NAME`, which has none, what
 /// `cargo xtask plugins` built of it.
 fn in_project(folder: &Path) -> Result<PathBuf> {
     let dist = folder.join("dist");
@@ -77,8 +162,23 @@ fn in_project(folder: &Path) -> Result<PathBuf> {
         .filter(|path| path.extension().is_some_and(|e| e == "wasm") && path.is_file())
         .collect();
     built.sort();
+    let project = Project::open(folder).ok();
+    if let Some(named) = project.as_ref().map(Project::component).filter(|path| built.contains(path)) {
+        return Ok(named);
+    }
     match &built[..] {
-        [only] => return Ok(only.clone()),
+        [only] => {
+            if let Some(project) = &project {
+                tracing::warn!(
+                    "{} is used, as the project's own {} is not built; `{} build {}` builds it",
+                    only.display(),
+                    project.component().display(),
+                    program(),
+                    folder.display()
+                );
+            }
+            return Ok(only.clone());
+        }
         [] => {}
         [_, _, ..] => {
             let names: Vec<String> = built.iter().map(|p| p.display().to_string()).collect();
@@ -121,6 +221,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sources_that_changed_after_the_build_are_found() {
+        use std::time::{Duration, SystemTime};
+        let root = tempfile::tempdir().unwrap();
+        let at = |p: &str| root.path().join(p);
+        let now = SystemTime::now();
+        let touch = |p: &str, after: i64| {
+            fs::create_dir_all(at(p).parent().unwrap()).unwrap();
+            let file = fs::File::create(at(p)).unwrap();
+            let apart = Duration::from_secs(after.unsigned_abs());
+            file.set_modified(if after < 0 { now - apart } else { now + apart }).unwrap();
+        };
+        let newer = || newer_source(root.path(), &at("dist/a.wasm"));
+        touch("dist/a.wasm", 0);
+        for old in ["src/lib.rs", "Cargo.toml", "ovhost/rows.py"] {
+            touch(old, -9);
+        }
+        for other in
+            ["target/x.rs", "test_app.py", "plugin.test.js", "tests/all.rs", ".git/a.py", "README.md", "dist/b.js"]
+        {
+            touch(other, 9);
+        }
+        assert_eq!(newer(), None);
+        for source in ["src/deep/er.rs", "app.py", "plugin.js", "Cargo.toml", "ovhost-plugin.toml"] {
+            touch(source, 9);
+            assert_eq!(newer(), Some(at(source)));
+            touch(source, -9);
+        }
+    }
+
+    #[test]
     fn a_project_has_one_component_and_its_cases() {
         let root = tempfile::tempdir().unwrap();
         let at = |p: &str| root.path().join(p);
@@ -140,6 +270,10 @@ mod tests {
         touch("mine/dist/b.wasm");
         let error = format!("{:#}", find("mine").unwrap_err());
         assert!(error.contains("several components") && error.contains("b.wasm"), "{error}");
+
+        // The project's own name decides among several, whatever older ones are left.
+        fs::write(at("mine/ovhost-plugin.toml"), "name = 'b'\nkind = 'filter'\nlang = 'js'\n").unwrap();
+        assert_eq!(find("mine").unwrap(), at("mine/dist/b.wasm"));
 
         touch("repo/plugins/filters/f/Cargo.toml");
         assert!(find("repo/plugins/filters/f").is_err());

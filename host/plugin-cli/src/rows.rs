@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ovhost_plugin::json::JsonRow;
 
 /// Longest line, so that a file without line ends cannot fill the memory.
@@ -67,6 +67,15 @@ impl RowReader {
             }
             self.line += 1;
             self.bytes += read;
+            if self.line == 1 {
+                // Some programs put it before UTF-8.
+                if self.buffer.starts_with(b"\xef\xbb\xbf") {
+                    self.buffer.drain(..3);
+                }
+                if self.buffer.starts_with(b"\x1f\x8b") {
+                    bail!("{} is compressed with gzip; unpack it first, such as `zcat FILE | … --rows -`", self.name);
+                }
+            }
             if read > LINE_BYTES {
                 bail!("{} line {}: over {} MiB; one row is one line", self.name, self.line, LINE_BYTES >> 20);
             }
@@ -80,8 +89,11 @@ impl RowReader {
     pub fn row(&mut self) -> Result<Option<JsonRow>> {
         let Some(text) = self.line()? else { return Ok(None) };
         let row = serde_json::from_slice(text);
-        let place = || format!("{} line {} is no row; each line is one JSON object", self.name, self.line);
-        row.with_context(place).map(Some)
+        let place = |e: &serde_json::Error| {
+            let (why, at) = fault(e);
+            format!("{} line {} is no row; each line is one JSON object: {why}{at}", self.name, self.line)
+        };
+        row.map_err(|e| anyhow!(place(&e))).map(Some)
     }
 
     /// Up to `most` rows; fewer only at the end.
@@ -95,6 +107,14 @@ impl RowReader {
         }
         Ok(rows)
     }
+}
+
+/// What is wrong with a line of JSON, and where in it (" in column 7"): the error's own line number is always 1.
+pub fn fault(error: &serde_json::Error) -> (String, String) {
+    let text = error.to_string();
+    let why = text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())).unwrap_or(&text);
+    let at = if error.column() > 0 { format!(" in column {}", error.column()) } else { String::new() };
+    (why.to_owned(), at)
 }
 
 /// Lengths, one whole number a line, or JSON objects with `length`. Errors name file, line and what is allowed.
@@ -136,9 +156,21 @@ mod tests {
         assert_eq!(reader.row().unwrap().unwrap()["a"], 3);
         assert_eq!(reader.bytes(), 33);
         let error = format!("{:#}", reader.row().unwrap_err());
-        assert!(error.contains("line 5 is no row; each line is one JSON object"), "{error}");
+        assert!(error.contains("line 5 is no row; each line is one JSON object: invalid type"), "{error}");
+        assert!(!error.contains("at line"), "one position: {error}");
         assert!(reader.row().unwrap().is_none());
         assert!(format!("{:#}", RowReader::open("nowhere").err().unwrap()).contains("opening the rows nowhere"));
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_skipped_and_compression_named() {
+        let rows = file("\u{feff}{\"a\": 1}\n{\"a\": 2}\n");
+        let mut reader = RowReader::open(rows.path().to_str().unwrap()).unwrap();
+        assert_eq!(reader.batch(9).unwrap().len(), 2);
+        let packed = file("");
+        std::fs::write(packed.path(), [0x1f, 0x8b, 8, 0, 1, 2]).unwrap();
+        let error = format!("{:#}", RowReader::open(packed.path().to_str().unwrap()).unwrap().row().unwrap_err());
+        assert!(error.contains("compressed with gzip") && error.contains("zcat"), "{error}");
     }
 
     #[test]

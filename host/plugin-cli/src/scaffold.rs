@@ -13,10 +13,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use ovhost_toolchain::files::write_whole;
-use ovhost_toolchain::project::{self, CASES, MANIFEST, check_name};
+use ovhost_toolchain::project::{self, CASES, MANIFEST};
+use ovhost_toolchain::rust::RUST_VERSION;
 use ovhost_toolchain::{Kind, Lang};
 
 mod lock;
+mod names;
+
+use names::check_new_name;
 
 /// What the binary carries, see `build.rs`.
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
@@ -24,104 +28,8 @@ static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded.
 /// Version of the SDK and the helpers that this binary carries.
 pub const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Names that are taken: words of one of the languages, and what the SDK's preludes bring into scope under the name of the
-/// plugin's type (`filter` would make a type `Filter`).
-const TAKEN: [&str; 94] = [
-    "abstract",
-    "and",
-    "as",
-    "asset",
-    "assets",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "case",
-    "catch",
-    "class",
-    "component",
-    "config",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "ctx",
-    "default",
-    "deserialize",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "err",
-    "export",
-    "extends",
-    "extern",
-    "false",
-    "filter",
-    "final",
-    "findings",
-    "fn",
-    "for",
-    "function",
-    "if",
-    "impl",
-    "import",
-    "in",
-    "info",
-    "item",
-    "json",
-    "judge",
-    "lambda",
-    "let",
-    "limits",
-    "log",
-    "loop",
-    "match",
-    "message",
-    "metric",
-    "mod",
-    "mode",
-    "move",
-    "mut",
-    "need",
-    "new",
-    "none",
-    "null",
-    "ok",
-    "option",
-    "ovhost",
-    "packer",
-    "packing",
-    "part",
-    "pass",
-    "piece",
-    "plugin",
-    "prompt",
-    "pub",
-    "rendered",
-    "result",
-    "return",
-    "row",
-    "segment",
-    "self",
-    "serialize",
-    "some",
-    "static",
-    "std",
-    "string",
-    "struct",
-    "super",
-    "test",
-    "this",
-    "trait",
-    "true",
-    "type",
-    "unsafe",
-    "vec",
-    "verdict",
-    "write",
-];
+/// The crate that Rust plugins depend on.
+const SDK: &str = "ovhost-sdk";
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -136,32 +44,19 @@ pub struct Spec<'a> {
     pub sdk: Option<&'a Path>,
 }
 
-/// Whether `name` can name a new plugin.
-///
-/// # Errors
-/// It cannot; the message says why and what is allowed.
-pub fn check_new_name(name: &str) -> Result<()> {
-    check_name(name)?;
-    ensure!(
-        TAKEN.binary_search(&name).is_err(),
-        "`{name}` is a word of a language or of the SDK and cannot name a plugin; say what it does, such as min_words"
-    );
-    Ok(())
-}
-
 /// The project's files, by their paths in it.
 ///
 /// # Errors
 /// The name or the SDK's path is wrong.
 pub fn files(spec: &Spec<'_>) -> Result<BTreeMap<String, String>> {
-    check_new_name(spec.name)?;
+    check_new_name(spec.name, spec.lang)?;
     let sdk = match spec.sdk {
         None => "vendor/ovhost-sdk".to_owned(),
         Some(path) if spec.lang == Lang::Rust => {
             let path = path.canonicalize().with_context(|| format!("--sdk {} is not there", path.display()))?;
             ensure!(
-                path.join("src/lib.rs").is_file(),
-                "--sdk {} is no crate; give the folder of ovhost-sdk",
+                package_name(&path).as_deref() == Some(SDK) && path.join("src/lib.rs").is_file(),
+                "--sdk {} is not the crate {SDK}; give its folder, which is sdk/ in ovhost's source",
                 path.display()
             );
             let path = path.to_str().context("the path of the SDK must be UTF-8")?;
@@ -175,7 +70,10 @@ pub fn files(spec: &Spec<'_>) -> Result<BTreeMap<String, String>> {
     };
     let fill = |text: &str| {
         let filled = text.replace("{{name}}", spec.name).replace("{{Type}}", &type_name(spec.name));
-        let filled = filled.replace("{{kind}}", spec.kind.name()).replace("{{crate}}", &spec.name.replace('-', "_"));
+        let filled = filled
+            .replace("{{rust}}", RUST_VERSION)
+            .replace("{{kind}}", spec.kind.name())
+            .replace("{{crate}}", &spec.name.replace('-', "_"));
         filled.replace("{{sdk}}", &sdk).replace("{{table}}", table(spec.kind)).replace("{{run}}", run_flags(spec.kind))
     };
     let mut out = BTreeMap::new();
@@ -217,7 +115,7 @@ pub fn files(spec: &Spec<'_>) -> Result<BTreeMap<String, String>> {
         format!("# What `ovhost-plugin build` makes of this folder.\n{}", toml::to_string(&manifest)?),
     );
     if spec.lang == Lang::Rust {
-        out.insert("Cargo.lock".to_owned(), lock::pruned(embedded("Cargo.lock")?, "ovhost-sdk")?);
+        out.insert("Cargo.lock".to_owned(), lock::pruned(embedded("Cargo.lock")?, SDK)?);
     }
     if spec.sdk.is_none() {
         out.extend(owned(spec.lang)?);
@@ -284,6 +182,12 @@ fn type_name(name: &str) -> String {
     name.split(['_', '-']).map(capital).collect()
 }
 
+/// The name of the crate in a folder, if there is one.
+fn package_name(folder: &Path) -> Option<String> {
+    let cargo: toml::Table = toml::from_str(&std::fs::read_to_string(folder.join("Cargo.toml")).ok()?).ok()?;
+    Some(cargo.get("package")?.get("name")?.as_str()?.to_owned())
+}
+
 /// The recipe's table that names a plugin of the kind: one prompt and one packer, any number of the others.
 fn table(kind: Kind) -> &'static str {
     match kind {
@@ -348,16 +252,6 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_not_compile_are_refused() {
-        assert!(TAKEN.is_sorted());
-        for name in ["filter", "none", "async", "self", "Min", "a b", ""] {
-            assert!(check_new_name(name).is_err(), "{name}");
-        }
-        assert_eq!(type_name("min_words-2nd"), "MinWords2nd");
-        check_new_name("filter_words").unwrap();
-    }
-
-    #[test]
     fn the_sdks_tour_shows_what_is_made() {
         let tour = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/README.md")).unwrap();
         let shown = tour.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
@@ -378,7 +272,7 @@ mod tests {
         }
         let style = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rustfmt.toml")).unwrap();
         let (short, long) = ("a".to_owned(), "m".repeat(64));
-        check_new_name(&long).unwrap();
+        check_new_name(&long, Lang::Rust).unwrap();
         for (name, kind) in [&short, &long].into_iter().flat_map(|name| Kind::ALL.map(|kind| (name, kind))) {
             let dir = tempfile::tempdir().unwrap();
             let root = dir.path().join("project");
@@ -419,6 +313,9 @@ mod tests {
         let made = files(&with).unwrap();
         assert!(made["Cargo.toml"].contains(&sdk.canonicalize().unwrap().display().to_string()));
         assert!(made.keys().all(|path| !path.starts_with("vendor/")));
+        let other = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let error = files(&Spec { sdk: Some(other), ..with }).unwrap_err().to_string();
+        assert!(error.contains("is not the crate ovhost-sdk"), "{error}");
         let wrong = Spec { lang: Lang::Js, ..with };
         assert!(files(&wrong).unwrap_err().to_string().contains("--sdk is for Rust"));
     }

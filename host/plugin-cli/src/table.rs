@@ -80,6 +80,29 @@ impl Table {
     }
 }
 
+/// `1 row`, `2 rows`.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Whether a character of data would do something to a terminal, or to how a line reads, instead of being shown.
+fn acts(c: char) -> bool {
+    c.is_control() || ovhost_plugin::turns(c)
+}
+
+/// Text of data, of as many lines as it has, with what would act on a terminal escaped.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if acts(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 fn cell(text: &str) -> String {
     let mut out = String::new();
     for (i, c) in text.chars().enumerate() {
@@ -89,7 +112,7 @@ fn cell(text: &str) -> String {
         }
         match c {
             '\n' => out.push('⏎'),
-            c if c.is_control() || ovhost_plugin::turns(c) => out.extend(c.escape_default()),
+            c if acts(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
     }
@@ -178,6 +201,10 @@ mod tests {
             assert_eq!(short(x), want);
         }
         assert_eq!((time(143.2), time(3_220.0), time(1.5e6)), ("143 ns".into(), "3.22 µs".into(), "1.5 ms".into()));
+        assert_eq!(
+            (count(0, "row"), count(1, "row"), count(2, "row")),
+            ("0 rows".into(), "1 row".into(), "2 rows".into())
+        );
         assert_eq!((bytes(640), bytes(1_153_434)), ("640 B".into(), "1.1 MiB".into()));
     }
 }

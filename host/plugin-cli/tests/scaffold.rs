@@ -59,6 +59,13 @@ fn rust_projects_build_and_pass() {
     program.good(elsewhere.path(), &["build", &name, "--target-dir", guests]);
     let component = |root: &Path| std::fs::read(root.join("my_filter/dist/my_filter.wasm")).unwrap();
     assert!(component(dir.path()) == component(elsewhere.path()), "the component depends on the folder of its source");
+    // A manifest that says another kind: nothing takes the place of what is there.
+    let manifest = elsewhere.path().join("my_filter/ovhost-plugin.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap().replace("kind = \"filter\"", "kind = \"packer\"");
+    std::fs::write(&manifest, text.replace("name = \"my_filter\"", "name = \"my_packer\"")).unwrap();
+    let said = program.bad(elsewhere.path(), &["build", &name, "--target-dir", guests]);
+    assert!(said.contains("says kind = \"packer\", and what was built is a filter"), "{said}");
+    assert!(!elsewhere.path().join("my_filter/dist/my_packer.wasm").exists());
 }
 
 #[test]
@@ -111,6 +118,35 @@ fn javascript_projects_pass_their_unit_tests() {
         let name = new(&program, dir.path(), kind, Lang::Js);
         unit_tests(&dir.path().join(name), "node", &["--test", "--test-reporter=tap"]);
     }
+}
+
+/// What a JavaScript plugin throws is said in words, and an async method is named as what it is.
+#[test]
+fn javascript_says_what_was_thrown() {
+    if !interpreter(Tool::ComponentizeQjs) {
+        return;
+    }
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let project = dir.path().join(new(&program, dir.path(), Kind::Filter, Lang::Js));
+    let script = r#"
+        import { component } from "./ovhost/component.js";
+        import { Filter } from "./ovhost/index.js";
+        const about = { name: "a", summary: "s" };
+        class Throws extends Filter { static about = about; row() { throw { a: 1 }; } }
+        class Waits extends Filter { static about = about; async row() { return { keep: true, reason: "" }; } }
+        for (const plugin of [Throws, Waits]) {
+          const log = { log: (_level, words) => process.stdout.write(words + "\n") };
+          const { lifecycle, filter } = component(log, plugin);
+          lifecycle.init("a", "{}", []);
+          try { filter.process({ runSeed: 0, firstRow: 0 }, { rows: 1, columns: [] }); } catch {}
+        }
+    "#;
+    std::fs::write(project.join("say.mjs"), script).unwrap();
+    let out = Command::new("node").arg("say.mjs").current_dir(&project).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("{\"a\":1} ("), "{said}");
+    assert!(lines[1].contains("a method gave a promise (the method is async"), "{said}");
 }
 
 #[test]
@@ -188,4 +224,45 @@ fn the_doctor_answers_in_json() {
     let tool = checks.iter().find(|check| check["name"] == "componentize-py").unwrap();
     assert_eq!((&tool["counts"], &tool["lang"]), (&true.into(), &"python".into()));
     assert_eq!(tool["good"], Tool::ComponentizePy.find().is_some());
+}
+
+/// An interrupted build ends the tool that it runs, with all that the tool started, and leaves nothing.
+#[test]
+fn an_interrupted_build_leaves_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (program, dir) = (Program::new(), tempfile::tempdir().unwrap());
+    let (bin, tmp) = (dir.path().join("bin"), dir.path().join("tmp"));
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::create_dir(&tmp).unwrap();
+    // It says that it is the pinned version, and else waits for ever in a program of its own.
+    let (tool, pid) = (bin.join("componentize-py"), dir.path().join("pid"));
+    let version = Tool::ComponentizePy.version();
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo componentize-py {version} && exit\nsleep 300 &\necho $! > {pid}.new\nmv {pid}.new {pid}\nwait\n",
+        pid = pid.display()
+    );
+    std::fs::write(&tool, text).unwrap();
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let name = new(&program, dir.path(), Kind::Filter, Lang::Python);
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path))).unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ovhost-plugin"));
+        command.args(["build", &name]).current_dir(dir.path()).env("PATH", &path).env("TMPDIR", &tmp);
+        let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let start = std::time::Instant::now();
+        while !pid.exists() {
+            assert!(start.elapsed().as_secs() < 30, "the tool was not run");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(130), "{}", String::from_utf8_lossy(&out.stderr));
+        let sleeper = std::fs::read_to_string(&pid).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.trim())).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "what the tool started still runs: {stat}");
+        assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0, "a temporary folder is left");
+        assert!(!dir.path().join(&name).join("dist").exists());
+        std::fs::remove_file(&pid).unwrap();
+    }
 }

@@ -42,12 +42,14 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Uses `dir`, else `$OVHOST_CACHE/wasm`, else `~/.cache/ovhost/wasm`.
+    /// Uses `dir`, else `$OVHOST_CACHE/wasm`, else `$XDG_CACHE_HOME/ovhost/wasm`, else `~/.cache/ovhost/wasm`.
     pub(crate) fn open(dir: Option<PathBuf>) -> Self {
-        let from_env =
-            || std::env::var_os("OVHOST_CACHE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(v).join("wasm"));
-        let home =
-            || std::env::var_os("HOME").filter(|v| !v.is_empty()).map(|h| PathBuf::from(h).join(".cache/ovhost/wasm"));
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let from_env = || var("OVHOST_CACHE").map(|folder| folder.join("wasm"));
+        let home = || {
+            let base = var("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
+            Some(base.or_else(|| Some(var("HOME")?.join(".cache")))?.join("ovhost/wasm"))
+        };
         let max = max_bytes(std::env::var("OVHOST_CACHE_MAX_MIB").ok().as_deref());
         let Some(root) = dir.or_else(from_env).or_else(home) else {
             tracing::warn!("no OVHOST_CACHE and no HOME: plugins are compiled at every start");

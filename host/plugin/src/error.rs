@@ -61,8 +61,8 @@ impl fmt::Display for TrapCause {
             ),
             TrapCause::Memory { limit_mib, wanted } => write!(
                 f,
-                "it asked for {:.1} MiB of memory and limits.memory_mib is {limit_mib}: raise it or send smaller \
-                 batches",
+                "it asked for {:.1} MiB of memory and limits.memory_mib is {limit_mib}: raise it or, in a call with \
+                 rows, send smaller batches",
                 *wanted as f64 / (1 << 20) as f64
             ),
             TrapCause::StackOverflow { limit_kib } => write!(
@@ -134,8 +134,8 @@ impl fmt::Display for RefusalKind {
 pub enum PluginError {
     /// No file of that name in any of the places.
     #[error(
-        "plugin \"{name}\" was not found. Looked at:\n{}{}\nGive a path, set OVHOST_PLUGIN_PATH, or build the first-party \
-         plugins with `cargo xtask plugins`",
+        "plugin \"{name}\" was not found. Looked at:\n{}{}\nGive a path, or the folder that it is in with \
+         OVHOST_PLUGIN_PATH=FOLDER; the first-party plugins are in target/plugins of ovhost's source after `cargo xtask plugins`",
         .tried.iter().map(|p| format!("  {}", p.display())).collect::<Vec<_>>().join("\n"),
         if .near.is_empty() { String::new() } else { format!("\nNear names: {}", .near.join(", ")) }
     )]

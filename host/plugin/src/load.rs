@@ -369,7 +369,9 @@ fn choose<'a>(path: &Path, entries: &'a [Entry], wanted: Option<&str>) -> Result
             entries.iter().find(|e| e.name == name).ok_or_else(|| error(format!("there is no entry \"{name}\"")))
         }
         (None, [only]) => Ok(only),
-        (None, _) => Err(error("it has several entries; choose one with `entry = \"...\"`".into())),
+        (None, _) => {
+            Err(error("it has several entries; choose one with --entry NAME (in a recipe: `entry = \"NAME\"`)".into()))
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod bins;
 mod contract;
 mod ledger;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use wasmtime::Store;
 use wasmtime::component::Instance;
@@ -46,6 +48,22 @@ pub struct PackLimits {
     pub max_items_per_bin: u32,
     /// Most samples held back after a call; 0: the plugin's choice.
     pub max_open_items: u32,
+}
+
+impl fmt::Display for PackLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bins of {} token{}", self.capacity, if self.capacity == 1 { "" } else { "s" })?;
+        match self.max_items_per_bin {
+            0 => {}
+            1 => write!(f, " and 1 sample")?,
+            n => write!(f, " and {n} samples")?,
+        }
+        match self.max_open_items {
+            0 => Ok(()),
+            1 => write!(f, ", 1 sample open at most"),
+            n => write!(f, ", {n} samples open at most"),
+        }
+    }
 }
 
 /// Bins that are ready.
@@ -207,7 +225,7 @@ impl PackerInstance {
         let bad = |why: String| PluginError::State { plugin: self.core.name().to_owned(), why };
         let saved = parse_state(state).ok_or_else(|| bad("it is cut short or was not saved by a packer".into()))?;
         if saved.limits != limits {
-            return Err(bad(format!("it was saved under {:?} and this stream has {limits:?}", saved.limits)));
+            return Err(bad(format!("it was saved for {}, and this stream has {limits}", saved.limits)));
         }
         let fuel_bytes = saved.guest.len() as u64;
         let rows = saved.open.len() as u64;

@@ -90,13 +90,14 @@ fn rust_checks(root: &Path) -> Vec<Check> {
     let lang = Some(Lang::Rust);
     let program = |name: &str| {
         let found = find_on_path(name).and_then(|path| first_line(&path, &["--version"]));
+        let there = found.is_some();
         Check {
             name: name.to_owned(),
             lang,
-            good: found.is_some(),
+            good: found.as_deref().is_some_and(new_enough),
             found,
-            wanted: "any that builds edition 2024 (1.85 or later)".to_owned(),
-            cure: "install Rust with rustup (https://rustup.rs)".to_owned(),
+            wanted: format!("{} or later", rust::RUST_VERSION),
+            cure: if there { "rustup update" } else { "install Rust with rustup (https://rustup.rs)" }.to_owned(),
         }
     };
     let (found, cure) = match rust::compiler(root) {
@@ -113,6 +114,11 @@ fn rust_checks(root: &Path) -> Vec<Check> {
         cure,
     };
     vec![program("rustc"), program("cargo"), target]
+}
+
+/// Whether `rustc 1.95.0 (…)` or `cargo 1.95.0 (…)` can build plugins.
+fn new_enough(line: &str) -> bool {
+    line.split(' ').nth(1).is_some_and(|version| at_least(version, rust::RUST_VERSION))
 }
 
 fn tool_checks(tool: Tool) -> Vec<Check> {
@@ -147,6 +153,13 @@ fn tool_checks(tool: Tool) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_compiler_is_not_good() {
+        assert!(new_enough("rustc 1.95.0 (abc 2026-01-01)") && new_enough("cargo 1.88.0"));
+        assert!(new_enough("rustc 2.0.0-nightly (abc 2026-01-01)"));
+        assert!(!new_enough("rustc 1.87.0 (abc 2025-05-01)") && !new_enough("rustc 1.9.0") && !new_enough("rustc"));
+    }
 
     #[test]
     fn every_language_has_its_checks_and_every_check_a_cure() {

@@ -34,10 +34,16 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The folder of what ovhost keeps between runs: `$OVHOST_CACHE`, else `~/.cache/ovhost`; none without both.
+/// The folder of what ovhost keeps between runs: `$OVHOST_CACHE`, else `$XDG_CACHE_HOME/ovhost`, else `~/.cache/ovhost`; none
+/// without all three.
 pub fn cache_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("OVHOST_CACHE").or_else(|| set("HOME").map(|home| home.join(".cache/ovhost")))
+    cache_dir_of(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+fn cache_dir_of(set: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    // A relative folder there counts for nothing: so says the specification of these variables.
+    let base = set("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
+    set("OVHOST_CACHE").or_else(|| Some(base.or_else(|| Some(set("HOME")?.join(".cache")))?.join("ovhost")))
 }
 
 #[cfg(test)]
@@ -68,6 +74,18 @@ mod tests {
         let error = write_whole(&to, b"x").unwrap_err();
         assert!(format!("{error:#}").contains("taken"), "{error:#}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_cache_is_where_the_user_keeps_caches() {
+        let of = |vars: &[(&str, &str)]| {
+            cache_dir_of(|name| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("HOME", "/h")]), Some("/h/.cache/ovhost".into()));
+        assert_eq!(of(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/ovhost".into()));
+        assert_eq!(of(&[("HOME", "/h"), ("XDG_CACHE_HOME", "x")]), Some("/h/.cache/ovhost".into()));
+        assert_eq!(of(&[("OVHOST_CACHE", "/o"), ("XDG_CACHE_HOME", "/x")]), Some("/o".into()));
     }
 
     #[test]

@@ -51,7 +51,17 @@ impl Kind {
         }
     }
 
-    /// Its world in the contract.
+    /// All worlds of the contract for it.
+    pub fn worlds(self) -> &'static [&'static str] {
+        match self {
+            Kind::Filter => &["filter-plugin", "stateful-filter-plugin"],
+            Kind::Packer => &["packer-plugin"],
+            Kind::Prompt => &["prompt-plugin"],
+            Kind::Metric => &["metric-plugin"],
+        }
+    }
+
+    /// Its world in the contract, unless something else is said.
     pub fn world(self) -> &'static str {
         match self {
             Kind::Filter => "filter-plugin",
@@ -158,7 +168,7 @@ impl Project {
             .map_or_else(String::new, |file| format!("; {file} alone does not say what it is"));
         bail!(
             "{} holds no {MANIFEST} and no crate that depends on ovhost-sdk{hint}. `ovhost-plugin new` makes a project; for code \
-             that you have, write a {MANIFEST} of three lines: name = \"…\", kind = \"filter\" (packer, prompt, metric), \
+             that you have, write an {MANIFEST} of three lines: name = \"…\", kind = \"filter\" (packer, prompt, metric), \
              lang = \"rust\" (python, js)",
             root.display()
         );
@@ -224,6 +234,15 @@ fn read_manifest(root: &Path) -> Result<Option<Manifest>> {
     };
     let manifest: Manifest = toml::from_str(&text).with_context(|| format!("{} is wrong", path.display()))?;
     check_name(&manifest.name).with_context(|| format!("{}: `name` is wrong", path.display()))?;
+    let worlds = manifest.kind.worlds();
+    ensure!(
+        manifest.world.as_deref().is_none_or(|world| worlds.contains(&world)),
+        "{}: world = \"{}\" is no world of a {} in the contract; allowed: {}",
+        path.display(),
+        manifest.world.as_deref().unwrap_or_default(),
+        manifest.kind,
+        worlds.join(", ")
+    );
     for inside in manifest.main.iter().chain(&manifest.path) {
         ensure!(
             Path::new(inside).components().all(|part| matches!(part, std::path::Component::Normal(_))),
@@ -306,6 +325,8 @@ mod tests {
         assert!(key.contains("entry") && key.contains("`main`"), "{key}");
         let name = refused(&[(MANIFEST, "name = '../x'\nkind = 'filter'\nlang = 'js'")]);
         assert!(name.contains("`../x` cannot name a plugin"), "{name}");
+        let world = refused(&[(MANIFEST, "name = 'x'\nkind = 'packer'\nlang = 'rust'\nworld = 'filter-plugin'")]);
+        assert!(world.contains("no world of a packer") && world.contains("allowed: packer-plugin"), "{world}");
         let main = refused(&[(MANIFEST, "name = 'x'\nkind = 'filter'\nlang = 'js'\nmain = '../a.js'")]);
         assert!(main.contains("leaves the project"), "{main}");
     }

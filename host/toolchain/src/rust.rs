@@ -20,6 +20,8 @@ use crate::process::{find_on_path, run_quietly};
 
 /// What guests are compiled for: a target without WASI, so that a component imports the contract alone.
 pub const TARGET: &str = "wasm32-unknown-unknown";
+/// The oldest Rust that builds a plugin; the `rust-version` of a new project.
+pub const RUST_VERSION: &str = "1.88";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library";
 /// Asking rustup for the target is worth this long; without a way to its server it would retry for minutes.

@@ -1,5 +1,6 @@
 //! Builds of small projects by the real tools; those of a language whose tool is missing here say so and are skipped.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use ovhost_toolchain::tools::Tool;
@@ -14,11 +15,16 @@ fn crate_in(folder: &Path, lib: &str) -> Project {
     Project::open(folder).unwrap()
 }
 
+/// Says why a test does nothing; not by `println!`, which the test harness keeps to itself where a test passes.
+fn skipped(why: &str) {
+    _ = writeln!(std::io::stderr().lock(), "skipped: {why}");
+}
+
 /// Whether Rust guests can be built here; says so if not.
 fn rust_is_here(folder: &Path) -> bool {
     let here = rust::compiler(folder).is_ok_and(|found| found.is_some());
     if !here {
-        println!("skipped: Rust's standard library for {} is not installed", rust::TARGET);
+        skipped(&format!("Rust's standard library for {} is not installed", rust::TARGET));
     }
     here
 }
@@ -61,7 +67,7 @@ fn without_its_tool_a_language_names_the_next_step() {
         std::fs::write(folder.join("ovhost-plugin.toml"), manifest).unwrap();
         let project = Project::open(&folder).unwrap();
         if tool.find().is_some() {
-            println!("{} is installed here, so its absence cannot be seen", tool.name());
+            skipped(&format!("{} is installed here, so its absence cannot be seen", tool.name()));
             continue;
         }
         let error = format!("{:#}", build(&project, &BuildOptions::default()).unwrap_err());
@@ -73,7 +79,7 @@ fn without_its_tool_a_language_names_the_next_step() {
 #[test]
 fn a_python_module_that_cannot_be_imported_is_shown_with_its_line() {
     let Some(_) = Tool::ComponentizePy.find() else {
-        println!("skipped: componentize-py {} is not installed", Tool::ComponentizePy.version());
+        skipped(&format!("componentize-py {} is not installed", Tool::ComponentizePy.version()));
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +114,7 @@ fn a_python_module_that_exports_nothing_is_shown_with_the_line_to_write() {
 #[test]
 fn a_javascript_module_that_cannot_be_read_is_shown_with_its_line() {
     let Some(_) = Tool::ComponentizeQjs.find() else {
-        println!("skipped: componentize-qjs {} is not installed", Tool::ComponentizeQjs.version());
+        skipped(&format!("componentize-qjs {} is not installed", Tool::ComponentizeQjs.version()));
         return;
     };
     let dir = tempfile::tempdir().unwrap();

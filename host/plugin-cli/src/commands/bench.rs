@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::input::{self, PluginArgs};
 use crate::places;
 use crate::rows::{self, RowReader};
-use crate::table::{Table, bytes, short, time};
+use crate::table::{Table, bytes, count, short, time};
 use worker::{Bins, Round, Worker};
 
 /// Arguments of `ovhost plugin bench`.
@@ -99,13 +99,14 @@ struct Cost {
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     ensure!((0.001..=60.0).contains(&args.seconds), "--seconds {} is out of range; allowed: 0.001 to 60", args.seconds);
-    let plugin = places::host()?.load(&args.plugin.spec()?)?;
+    let plugin = places::load(&args.plugin.spec()?)?;
     let limits = args.limits(plugin.kind())?;
     let Rows { batch, origin, too_long } = args.rows(&plugin)?;
     let packs = plugin.kind() == Kind::Packer;
     if !args.json {
         let info = plugin.info();
-        let mut head = format!("{} {} ({}) · {} rows, {origin}", info.kind, info.name, info.version, batch.rows);
+        let mut head =
+            format!("{} {} ({}) · {}, {origin}", info.kind, info.name, info.version, count(batch.rows.into(), "row"));
         if packs {
             head.push_str(&format!(" · bins of {} tokens", limits.capacity));
         }
@@ -134,7 +135,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < args.threads).collect();
         counts.push(args.threads);
         if !args.json {
-            println!("workers, each with calls of {best} {}s", row_word(packs));
+            println!("workers, each with calls of {}", count(best.into(), row_word(packs)));
         }
         for threads in counts {
             let cost = measure(&args, &plugin, limits, &batch, best, threads)?;
@@ -184,7 +185,7 @@ impl Args {
     /// The rows, all of them as one batch.
     fn rows(&self, plugin: &Plugin) -> Result<Rows> {
         let limit = self.limit as usize;
-        let types = input::types(&self.types)?;
+        let types = input::types_for(plugin, &self.types)?;
         let (rows, origin): (Vec<JsonRow>, String) = match (&self.rows, &self.lengths) {
             (Some(file), _) => {
                 let mut reader = RowReader::open(file)?;

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ovhost_toolchain::{BuildOptions, Project};
 
+use crate::places;
+
 /// Arguments of `ovhost plugin build`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -47,6 +49,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         target_dir: args.target_dir,
         install: args.install,
         quiet: args.json,
+        accept: Some(|project, component| match &project.manifest {
+            Some(manifest) => places::as_its_manifest(manifest, component),
+            None => Ok(()),
+        }),
     };
     let built = ovhost_toolchain::build(&project, &options)?;
     if args.json {

@@ -12,6 +12,8 @@ use anyhow::Result;
 use ovhost_plugin::{
     Compiled, Entry, Host, Inspection, Kind, PackLimits, Plugin, PluginError, PluginSpec, WIT_VERSION, surface,
 };
+use ovhost_toolchain::Project;
+use ovhost_toolchain::project::MANIFEST;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -84,6 +86,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         config: args.config.map(|config| input::object("--config", &config)).transpose()?,
         assets: input::assets(&args.assets)?,
         cases,
+        project: places::project(given, path).map(|root| Project::open(&root)).transpose()?,
     };
     let steps = check(&places::host()?, path, &tried);
     let failed = steps.iter().filter(|s| s.status == Status::Failed).count();
@@ -124,6 +127,8 @@ pub struct Tried {
     pub assets: std::collections::BTreeMap<String, std::path::PathBuf>,
     /// The component's golden cases, if it has any.
     pub cases: Option<Cases>,
+    /// The project that it was built of, if it lies in one.
+    pub project: Option<Project>,
 }
 
 /// Looks at everything. The steps in order, the failed ones among them.
@@ -131,6 +136,22 @@ pub fn check(host: &Host, path: &Path, tried: &Tried) -> Vec<Step> {
     let mut steps = Steps(Vec::new());
     let Some(kind) = outside(path, &mut steps) else { return steps.0 };
     let Some(seen) = inside(host, path, &mut steps) else { return steps.0 };
+    if let Some(manifest) = tried.project.as_ref().and_then(|project| project.manifest.as_ref()) {
+        let name = &seen.description.name;
+        match places::as_its_manifest(manifest, path) {
+            Err(error) => steps.add("manifest", None, Status::Failed, format!("{error:#}")),
+            Ok(()) if *name != manifest.name => steps.add(
+                "manifest",
+                None,
+                Status::Note,
+                format!(
+                    "{MANIFEST} names it {}, and it calls itself {name}: one of them is old, or build it anew",
+                    manifest.name
+                ),
+            ),
+            Ok(()) => steps.ok("manifest", format!("{}, a {kind}, as {MANIFEST} says", manifest.name)),
+        }
+    }
     let entries: Vec<&Entry> =
         seen.description.entries.iter().filter(|e| tried.entry.as_ref().is_none_or(|name| e.name == *name)).collect();
     if let (Some(name), true) = (&tried.entry, entries.is_empty()) {
@@ -259,6 +280,11 @@ fn configured(host: &Host, path: &Path, kind: Kind, entry: &Entry, tried: &Tried
         Ok(detail) => steps.add("again", Some(entry), Status::Ok, detail),
         Err(error) => steps.add("again", Some(entry), Status::Failed, error.to_string()),
     }
+    match remembers(&plugin, kind) {
+        Ok(None) => {}
+        Ok(Some((status, detail))) => steps.add("state", Some(entry), status, detail),
+        Err(error) => steps.add("state", Some(entry), Status::Failed, error.to_string()),
+    }
     // A run records what it was configured with; that has to work as a configuration too.
     let (status, detail) = match host.load(&PluginSpec { config: resolved.clone(), ..spec }) {
         Ok(twice) if twice.info().resolved_config == *resolved => {
@@ -275,6 +301,51 @@ fn configured(host: &Host, path: &Path, kind: Kind, entry: &Entry, tried: &Tried
     steps.add("resolved", Some(entry), status, detail);
 }
 
+/// Whether what it remembers can be saved, taken up by a new instance and saved again. None: it remembers nothing.
+fn remembers(plugin: &Plugin, kind: Kind) -> Result<Option<(Status, String)>, PluginError> {
+    let (first, second) = match kind {
+        Kind::Filter if !plugin.info().state_pure => {
+            let first = plugin.filter()?.save()?;
+            let mut other = plugin.filter()?;
+            other.restore(&first)?;
+            (first, other.save()?)
+        }
+        Kind::Packer => {
+            let started = || -> Result<_, PluginError> {
+                let mut packer = plugin.packer()?;
+                packer.start(&LIMITS)?;
+                Ok(packer)
+            };
+            let first = started()?.save()?;
+            let mut other = started()?;
+            other.restore(&first)?;
+            (first, other.save()?)
+        }
+        Kind::Metric => {
+            let first = plugin.metric()?.save()?;
+            let mut other = plugin.metric()?;
+            other.merge(&first)?;
+            (first, other.save()?)
+        }
+        Kind::Filter | Kind::Prompt => return Ok(None),
+    };
+    let size = bytes(first.len() as u64);
+    Ok(Some(match (first == second, kind) {
+        (true, _) => (Status::Ok, format!("{size}; a new instance takes it and saves the same")),
+        // The contract says it of filters: "equal for equal state".
+        (false, Kind::Filter) => {
+            (Status::Failed, format!("{size}; a new instance takes it and saves other bytes, though it saw no row"))
+        }
+        (false, _) => (
+            Status::Note,
+            format!("{size}; a new instance takes it and saves other bytes: checkpoints of the same run will differ"),
+        ),
+    }))
+}
+
+/// Bins that a packer is tried with.
+const LIMITS: PackLimits = PackLimits { capacity: 8192, max_items_per_bin: 0, max_open_items: 0 };
+
 /// Makes an instance, which runs `init` a second time, and asks what its kind is asked before data.
 fn again(plugin: &Plugin, kind: Kind) -> Result<String, PluginError> {
     const SAME: &str = "a second init gave the same";
@@ -284,9 +355,8 @@ fn again(plugin: &Plugin, kind: Kind) -> Result<String, PluginError> {
             SAME.to_owned()
         }
         Kind::Packer => {
-            let capacity = 8192;
-            plugin.packer()?.start(&PackLimits { capacity, max_items_per_bin: 0, max_open_items: 0 })?;
-            format!("{SAME}; a stream of bins of {capacity} tokens begins")
+            plugin.packer()?.start(&LIMITS)?;
+            format!("{SAME}; a stream of bins of {} tokens begins", LIMITS.capacity)
         }
         Kind::Prompt => {
             let mut prompt = plugin.prompt()?;
@@ -306,13 +376,26 @@ fn columns(kind: Kind, entry: &Entry, steps: &mut Steps) {
     let offered = input::offered(kind);
     let mut wrong = Vec::new();
     let mut notes = Vec::new();
-    for (name, _) in entry.reads.iter().filter(|(name, required)| *required && !offered.contains(&name.as_str())) {
-        match kind {
-            Kind::Filter | Kind::Prompt => notes.push(format!(
-                "it reads \"{name}\", which is none of the host's own columns: a filter before it has to add it"
+    for (name, required) in entry.reads.iter().filter(|(name, _)| !offered.contains(&name.as_str())) {
+        let near = input::nearest(name, offered.iter().copied());
+        let near = near.map(|near| format!(" (perhaps \"{near}\" is meant)")).unwrap_or_default();
+        match (kind, required) {
+            (Kind::Filter | Kind::Prompt, true) => notes.push(format!(
+                "it reads \"{name}\", which is none of the host's own columns{near}: a filter before it has to add it"
             )),
-            Kind::Packer | Kind::Metric => wrong
-                .push(format!("it requires \"{name}\", which no {kind} is offered; offered: {}", offered.join(", "))),
+            (Kind::Filter | Kind::Prompt, false) => notes.push(format!(
+                "it reads \"{name}\" where there is one, and it is none of the host's own columns{near}: unless a filter before \
+                 it adds it, no row has a value"
+            )),
+            (Kind::Packer | Kind::Metric, true) => wrong.push(format!(
+                "it requires \"{name}\", which no {kind} is offered{near}; offered: {}",
+                offered.join(", ")
+            )),
+            (Kind::Packer | Kind::Metric, false) => notes.push(format!(
+                "it reads \"{name}\" where there is one, which no {kind} is offered{near}: no row will ever have a value; \
+                 offered: {}",
+                offered.join(", ")
+            )),
         }
     }
     for name in entry.writes.iter().filter(|name| offered.contains(&name.as_str())) {
@@ -340,6 +423,7 @@ fn keys(entry: &Entry) -> String {
     let keys = entry.config_schema.get("properties").and_then(Value::as_object).map_or(0, Map::len);
     match keys {
         0 => "valid; nothing to configure".to_owned(),
+        1 => "valid; 1 key".to_owned(),
         n => format!("valid; {n} keys"),
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use ovhost_plugin::{Bundle, Failure, Replay, Verdict};
+use anyhow::{Result, anyhow};
+use ovhost_plugin::{Bundle, Failure, PluginError, Replay, Verdict};
 
-use crate::places;
+use crate::{console, places};
 
 /// Arguments of `ovhost plugin replay`.
 #[derive(clap::Args)]
@@ -15,7 +15,8 @@ use crate::places;
   ovhost plugin replay runs/a/crashes/filter.caption.0123456789ab.json
   ovhost plugin replay CRASH --plugin dist/caption.wasm          does the new build still fail?
 
-Train and eval keep the first ten failures of each plugin in the folder crashes/ of the run. The exit code is 1 if the plugin
+`ovhost train`, `ovhost eval`, `ovhost data filter` and `ovhost data pack` keep the first ten failures of each plugin in the
+folder crashes/ of what they make; the command run keeps them with --crashes DIR. The exit code is 1 if the plugin
 fails again, 0 if it does not, 2 if that cannot be told (a file is missing or differs, state was not kept).
 The rows in the file are written as those of golden cases: copy them into cases.jsonl to keep the defect away.")]
 pub struct Args {
@@ -47,7 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let (replay, bundle) = match again(&args.bundle, plugin.as_deref(), &assets) {
         Ok(both) => both,
         Err(error) => {
-            eprintln!("error: {} cannot be replayed: {error:#}", args.bundle.display());
+            eprintln!("error: {} cannot be replayed: {}", args.bundle.display(), console::words(&error));
             return Ok(ExitCode::from(UNTOLD));
         }
     };
@@ -68,7 +69,29 @@ fn again(file: &Path, plugin: Option<&Path>, assets: &BTreeMap<String, PathBuf>)
     for name in assets.keys().filter(|name| !bundle.assets.iter().any(|a| a.name == **name)) {
         tracing::warn!("--asset {name}: the recorded call had no asset of that name");
     }
-    Ok((bundle.replay(&places::host()?, plugin, assets)?, bundle))
+    match bundle.replay(&places::host()?, plugin, assets) {
+        Ok(replay) => Ok((replay, bundle)),
+        Err(error) => Err(next_step(&bundle, plugin, error)),
+    }
+}
+
+/// A component that is not what it was needs the flag that says which one to call instead.
+fn next_step(bundle: &Bundle, plugin: Option<&Path>, error: PluginError) -> anyhow::Error {
+    let recorded = &bundle.component;
+    let path = recorded.path.display();
+    match &error {
+        _ if plugin.is_some() => error.into(),
+        PluginError::HashMismatch { path: at, actual, .. } if *at == recorded.path => anyhow!(
+            "{path} is another build ({actual:.12}) than the one that failed ({:.12}). Call it all the same with --plugin {path}, \
+             or give the one that failed with --plugin FILE",
+            recorded.sha256
+        ),
+        PluginError::Io { path: at, .. } if *at == recorded.path => {
+            let file = recorded.path.file_name().unwrap_or_default().display();
+            anyhow!("{error}\nIt is the component that failed; give another build of it with --plugin dist/{file}")
+        }
+        _ => error.into(),
+    }
 }
 
 fn report(bundle: &Bundle, replay: &Replay) -> String {

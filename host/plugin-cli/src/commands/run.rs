@@ -24,7 +24,7 @@ use ovhost_plugin::{Kind, Mode, OnTrap, PluginSpec};
 
 use crate::input::{self, PluginArgs};
 use crate::rows::RowReader;
-use crate::{console, files, places};
+use crate::{console, files, places, table};
 use output::Output;
 use stages::Stage;
 
@@ -196,9 +196,9 @@ fn same_place(a: &Path, b: &Path) -> bool {
 pub fn run(args: Args) -> Result<ExitCode> {
     let spec = PluginSpec { crashes: args.crashes.clone(), ..args.plugin.spec()? };
     args.apart(&spec.path, &spec.assets)?;
-    let plugin = places::host()?.load(&spec)?;
+    let plugin = places::load(&spec)?;
     args.check(plugin.kind())?;
-    let mut columns = input::columns_of(&plugin, input::types(&args.types)?);
+    let mut columns = input::columns_of(&plugin, input::types_for(&plugin, &args.types)?);
     ensure!(
         args.rows != "-" || !std::io::stdin().is_terminal(),
         "there are no rows: give --rows FILE, or pipe them to standard input"
@@ -228,6 +228,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let mut batch = columns.batch(&rows, first_row).with_context(|| reader.name().to_owned())?;
         input::ordinals(&plugin, &mut batch, first_row);
         let answer = stage.batch(&args.plugin.ctx(index, first_row), &rows, &batch, &mut out);
+        let answer = answer.map_err(|error| input::with_columns(error, &rows));
         answer.with_context(|| match columns.untyped().collect::<Vec<_>>()[..] {
             [] => reader.name().to_owned(),
             ref names => format!(
@@ -241,7 +242,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bar.set_position(if reader.size().is_some() { reader.bytes() } else { count });
         if stop.load(Ordering::SeqCst) {
             bar.finish_and_clear();
-            eprintln!("stopped after {count} rows; no file was written");
+            eprintln!("stopped after {}; no file was written", table::count(count, "row"));
             return Ok(console::interrupted());
         }
     }

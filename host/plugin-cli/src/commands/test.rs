@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::commands::program;
 use crate::golden::{self, Cases, Difference, Outcome, Verdict};
@@ -32,8 +33,8 @@ expect, by kind:
   any      {\"refused\": [{\"path\": .., \"message\": ..}]} for a configuration, {\"fails\": {..}} for a call
 
 Every case is asked again in batches of 1 and of 3 rows, of an instance that did it before, and of
-new instances for each batch (state saved and restored, metrics merged). Another answer is a
-failure.")]
+new instances for each row and each batch of 3 (state saved and restored, metrics merged). Another
+answer is a failure.")]
 pub struct Args {
     /// A component, or a project folder with a component in dist/; this folder if absent
     #[arg(default_value = ".")]
@@ -47,6 +48,9 @@ pub struct Args {
     /// Only cases whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command. The code is 1 if a case fails.
@@ -64,13 +68,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )
     })?;
     let cases = Cases::read(&path)?;
-    println!("{} with {}", component.display(), path.display());
+    if !args.json {
+        println!("{} with {}", component.display(), path.display());
+    }
     let outcomes = golden::test(&places::host()?, &located, &cases, args.filter.as_deref())?;
     let changed = if args.bless { golden::bless(&cases, &outcomes)? } else { 0 };
-    print!("{}", report(&outcomes, args.bless));
     let good = |o: &Outcome| o.passed() || (args.bless && matches!(o.verdict, Verdict::Differs(_) | Verdict::Open));
     let failed = outcomes.iter().filter(|o| !good(o)).count();
     let left = cases.cases.len() - outcomes.len();
+    if args.json {
+        let one = |outcome: &Outcome| outcome_json(outcome, good(outcome));
+        let report = json!({
+            "path": component, "cases": path, "passed": outcomes.iter().filter(|o| o.passed()).count(), "failed": failed,
+            "blessed": changed, "not_asked": left, "outcomes": outcomes.iter().map(one).collect::<Vec<_>>(),
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    print!("{}", report(&outcomes, args.bless));
     let also = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
     println!(
         "{} passed{}{}{}",
@@ -80,6 +95,36 @@ pub fn run(args: Args) -> Result<ExitCode> {
         also(left, "not asked for")
     );
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What became of a case, for other programs: `verdict` is pass, differs, open, unstable, dependent or error.
+fn outcome_json(outcome: &Outcome, good: bool) -> Value {
+    let mut out = json!({ "name": outcome.name, "line": outcome.line + 1, "good": good });
+    let one = |d: &Difference| json!({ "path": d.path, "expected": d.expected, "seen": d.seen });
+    let list = |all: &[Difference]| Value::Array(all.iter().map(one).collect());
+    out["verdict"] = match &outcome.verdict {
+        Verdict::Pass => "pass",
+        Verdict::Open => "open",
+        Verdict::Differs(all) => {
+            out["differences"] = list(all);
+            "differs"
+        }
+        Verdict::Unstable { how, differences } => {
+            out["how"] = (*how).into();
+            out["differences"] = list(differences);
+            "unstable"
+        }
+        Verdict::Dependent(words) => {
+            out["words"] = words.as_str().into();
+            "dependent"
+        }
+        Verdict::Error(words) => {
+            out["words"] = words.as_str().into();
+            "error"
+        }
+    }
+    .into();
+    out
 }
 
 /// One line a case, and under it what is wrong.

@@ -4,15 +4,15 @@
 //!  rows ─► one batch ──────────────────────────────► the answer
 //!       ├► batches of 1, of 3 ─────────────────────► ┐
 //!       ├► an instance that did it all once before ─► │ must be equal
-//!       └► a new instance for each batch of 3 ─────► ┘ (pure: as it is; state: saved and restored; metrics: merged)
+//!       └► a new instance for each batch of 1, of 3 ► ┘ (pure: as it is; state: saved and restored; metrics: merged)
 //! ```
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ovhost_plugin::json;
 use ovhost_plugin::{
-    Batch, CallCtx, Host, Independence, Kind, Located, Mode, Packing, Plugin, PluginError, PluginSpec,
+    Batch, CallCtx, Host, Independence, Kind, Located, Mode, PackerInstance, Packing, Plugin, PluginError, PluginSpec,
     check_independence,
 };
 use serde_json::{Value, json};
@@ -48,10 +48,11 @@ enum How {
     Anew(u32),
 }
 
-const OTHERS: [(How, &str); 4] = [
+const OTHERS: [(How, &str); 5] = [
     (How::Cut(1), "batches of 1"),
     (How::Cut(3), "batches of 3"),
     (How::Again, "an instance that has done it before"),
+    (How::Anew(1), "a new instance for each row"),
     (How::Anew(3), "a new instance for each batch of 3"),
 ];
 
@@ -77,6 +78,9 @@ pub(super) fn play(host: &Host, component: &Located, case: &Case, folder: &Path)
         }
         Err(error) => return Err(error.into()),
     };
+    let kind = plugin.kind();
+    ensure!(kind == Kind::Packer || case.limits.is_none(), "\"limits\" are for packers; this is a {kind} plugin");
+    ensure!(kind == Kind::Prompt || case.mode.is_none(), "\"mode\" is for prompts; this is a {kind} plugin");
     let batch = rows(&plugin, case)?;
     let ask = |how: How| -> Result<Value> {
         let answer = match plugin.kind() {
@@ -175,6 +179,11 @@ fn filter(plugin: &Plugin, case: &Case, batch: &Batch, how: How) -> Result<Value
         }
         out.extend(json::decisions(&filter.process(ctx, part)?));
     }
+    // After the last row too, or a case of one row would never save.
+    if matches!(how, How::Anew(_)) && filter.is_streaming() {
+        let state = filter.save()?;
+        plugin.filter()?.restore(&state)?;
+    }
     Ok(out.into())
 }
 
@@ -206,18 +215,25 @@ fn packer(plugin: &Plugin, case: &Case, batch: &Batch, how: How) -> Result<Value
         all.bins.extend(&part.bins);
         all.dropped.extend(part.dropped);
     };
+    let anew = |mut packer: PackerInstance| -> Result<PackerInstance> {
+        let state = packer.save()?;
+        packer = plugin.packer()?;
+        packer.start(&bounds)?;
+        packer.restore(&state)?;
+        Ok(packer)
+    };
     if how == How::Again {
         packer.push(&CallCtx { run_seed: case.seed, ..CallCtx::default() }, batch)?;
         packer.start(&bounds)?;
     }
     for (i, (ctx, part)) in batches(case, batch, how).iter().enumerate() {
         if matches!(how, How::Anew(_)) && i > 0 {
-            let state = packer.save()?;
-            packer = plugin.packer()?;
-            packer.start(&bounds)?;
-            packer.restore(&state)?;
+            packer = anew(packer)?;
         }
         add(packer.push(ctx, part)?);
+    }
+    if matches!(how, How::Anew(_)) {
+        packer = anew(packer)?;
     }
     while let Some(part) = packer.flush()? {
         add(part);
@@ -240,7 +256,7 @@ fn metric(plugin: &Plugin, case: &Case, batch: &Batch, how: How) -> Result<Value
         }
         rows.extend(score(&mut metric, ctx, part)?);
     }
-    if !parts.is_empty() {
+    if matches!(how, How::Anew(_)) {
         parts.push(metric.save()?);
         metric = plugin.metric()?;
         for part in &parts {

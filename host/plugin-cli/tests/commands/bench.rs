@@ -96,6 +96,8 @@ fn rows_of_a_file_and_flags_that_do_not_fit() {
         .fails(&["--seconds 0 is out of range; allowed: 0.001 to 60"]);
     let frequent = lab.run(&["bench", &guest("counting"), "--entry", "frequent"]);
     assert_eq!(frequent.code, 1, "it cannot be configured without its asset");
+    lab.run(&["bench", "filters/concept_balance", "--entry", "substring_count"]).fails(&["--asset NAME=FILE"]);
+    lab.run(&["bench", "filters/concept_balance"]).fails(&["choose one with --entry NAME"]);
 }
 
 /// Rows differ: a file whose first rows are cheap costs what all of its rows do, however long the bench may take.

@@ -123,3 +123,84 @@ fn offered_columns_are_those_of_the_pipeline() {
         }
     }
 }
+
+/// What a plugin remembers is saved, taken up and saved again before any data comes.
+#[test]
+fn state_that_cannot_be_kept_is_found() {
+    let lab = Lab::new();
+    lab.run(&["check", &guest("counting"), "--entry", "counting"]).ok().says(&["✓ state", "saves the same"]);
+    lab.run(&["check", "packers/padding_free"]).ok().says(&["✓ state"]);
+    lab.run(&["check", "metrics/exact_match"]).ok().says(&["✓ state"]);
+    let none = lab.run(&["check", "filters/caption_quality"]).ok();
+    assert!(!none.out.contains(" state "), "{}", none.out);
+    for (component, entry) in [
+        ("misbehave_packer", "save_panic"),
+        ("misbehave_packer", "restore_panic"),
+        ("misbehave_packer", "bad_state"),
+        ("misbehave_metric", "save_panic"),
+        ("misbehave_metric", "bad_state"),
+    ] {
+        let ran = lab.run(&["check", &guest(component), "--entry", entry, "--json"]);
+        assert_eq!((ran.code, failed(&ran)), (1, vec!["state".to_owned()]), "{component} {entry}: {}", ran.out);
+    }
+}
+
+/// The manifest's kind, world and name are those of what was built.
+#[test]
+fn a_manifest_that_says_something_else_is_found() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.path("p/dist")).unwrap();
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("p/dist/caption_quality.wasm")).unwrap();
+    let manifest = |name: &str, kind: &str, more: &str| {
+        lab.write("p/ovhost-plugin.toml", &format!("name = '{name}'\nkind = '{kind}'\nlang = 'rust'\n{more}"));
+        lab.run(&["check", "p", "--json"])
+    };
+    let status = |ran: &Ran| steps(ran).into_iter().find(|(step, _)| step == "manifest").map(|(_, status)| status);
+    assert_eq!(status(&manifest("caption_quality", "filter", "").ok()).as_deref(), Some("ok"));
+    let lies = manifest("caption_quality", "packer", "");
+    assert_eq!((lies.code, status(&lies).as_deref()), (1, Some("failed")), "{}", lies.out);
+    assert!(lies.out.contains("says kind = \\\"packer\\\", and what was built is a filter"), "{}", lies.out);
+    let world = manifest("caption_quality", "filter", "world = 'stateful-filter-plugin'");
+    assert!(world.code == 1 && world.out.contains("saves no state"), "{}", world.out);
+    manifest("caption_quality", "filter", "world = 'sieve'").fails(&["no world of a filter", "stateful-filter-plugin"]);
+    let renamed = manifest("caption_words", "filter", "").ok();
+    assert_eq!(status(&renamed).as_deref(), Some("note"), "{}", renamed.out);
+    assert!(renamed.err.contains("p/dist/caption_words.wasm is not built"), "{}", renamed.err);
+    // An older name's file does not stand in the way.
+    fs::copy(lab.path("p/dist/caption_quality.wasm"), lab.path("p/dist/caption_words.wasm")).unwrap();
+    let renamed = manifest("caption_words", "filter", "").ok();
+    assert!(renamed.json()["path"].as_str().unwrap().ends_with("caption_words.wasm"), "{}", renamed.out);
+}
+
+/// A component that is older than its sources is used, and said to be.
+#[test]
+fn a_component_older_than_its_sources_is_told_of() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.path("p/dist")).unwrap();
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("p/dist/caption_quality.wasm")).unwrap();
+    lab.write("p/ovhost-plugin.toml", "name = 'caption_quality'\nkind = 'filter'\nlang = 'rust'\n");
+    lab.write("p/src/lib.rs", "")
+        .write("rows.jsonl", "{\"text\": \"a\"}\n")
+        .write("p/cases.jsonl", "{\"name\": \"a\"}");
+    let set = |name: &str, ago: u64| {
+        let file = fs::File::options().append(true).open(lab.path(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(ago)).unwrap();
+    };
+    set("p/dist/caption_quality.wasm", 60);
+    set("p/ovhost-plugin.toml", 90);
+    let commands: [&[&str]; 5] = [
+        &["check", "p"],
+        &["check", "p/dist/caption_quality.wasm"],
+        &["test", "p"],
+        &["run", "p", "--rows", "rows.jsonl"],
+        &["bench", "p", "--batches", "1", "--limit", "8", "--seconds", "0.001"],
+    ];
+    for (ago, said) in [(30, true), (90, false)] {
+        set("p/src/lib.rs", ago);
+        for command in commands {
+            let ran = lab.run(command);
+            assert_eq!(ran.err.contains("p/src/lib.rs is newer than p/dist/"), said, "{command:?}: {}", ran.err);
+            assert_eq!(ran.err.contains("`ovhost-plugin build p` renews it"), said, "{command:?}: {}", ran.err);
+        }
+    }
+}

@@ -65,6 +65,14 @@ fn failures_are_told_by_place() {
         "FAILED  missing\n        plugin caption_quality reads column \"text\"",
         "1 passed, 3 failed\n",
     ]);
+    let told = lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--json"]);
+    let json = told.json();
+    assert_eq!((told.code, &json["passed"], &json["failed"]), (1, &1.into(), &3.into()), "{json}");
+    let verdicts: Vec<&str> =
+        json["outcomes"].as_array().unwrap().iter().map(|o| o["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["pass", "differs", "open", "error"]);
+    let difference = &json["outcomes"][1]["differences"][0];
+    assert_eq!((&difference["path"], &difference["seen"]), (&"[1].drop".into(), &"too short".into()), "{json}");
     lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--filter", "goo"])
         .ok()
         .says(&["ok      good\n1 passed, 3 not asked for\n"]);
@@ -110,6 +118,7 @@ fn lines_that_are_no_cases_are_named() {
         ("[1]\n", &["c.jsonl line 1"]),
         ("{\"name\": \"a\"}\n{\"name\": \"a\"}", &["line 2", "named \"a\" in line 1 already"]),
         ("{\"name\": \"a\", \"types\": {\"x\": \"float\"}}", &["no column type \"float\"; allowed: u8s, u32s"]),
+        ("\n{\"name\": x}", &["c.jsonl line 2: expected value in column 10"]),
         ("{\"name\": \"\"}", &["an empty name"]),
         ("\n\n", &["has no case"]),
     ] {
@@ -160,4 +169,41 @@ fn blessing_goes_through_links() {
     lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl", "--bless"]).ok();
     assert!(lab.read("real/c.jsonl").contains("expect"));
     assert!(lab.path("c.jsonl").symlink_metadata().unwrap().is_symlink());
+}
+
+/// However few its rows are, a case saves and restores.
+#[test]
+fn a_case_of_one_row_saves_its_state() {
+    let lab = Lab::new();
+    let row = |entry: &str| {
+        format!(
+            "{{\"name\": \"{entry}\", \"entry\": \"{entry}\", \"limits\": {{\"capacity\": 9}}, \"rows\": [{{\"length\": 1}}]}}"
+        )
+    };
+    let entries = ["save_panic", "restore_panic", "bad_state"];
+    lab.write("c.jsonl", &entries.map(row).join("\n"));
+    let ran = lab.run(&["test", &guest("misbehave_packer"), "--cases", "c.jsonl"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.out.matches("asked in another way (a new instance for each row)").count(), 3, "{}", ran.out);
+    let metric =
+        r#"{"name": "m", "entry": "save_panic", "rows": [{"prediction": "a", "references": ["a"], "record": {}}]}"#;
+    lab.write("m.jsonl", metric);
+    lab.run(&["test", &guest("misbehave_metric"), "--cases", "m.jsonl"]).says(&["FAILED  m", "nothing to save"]);
+}
+
+/// What belongs to another kind is a mistake in a case as it is in a flag.
+#[test]
+fn keys_of_another_kind_are_refused() {
+    let lab = Lab::new();
+    lab.write(
+        "c.jsonl",
+        r#"{"name": "a", "limits": {"capacity": 9}, "rows": []}
+{"name": "b", "mode": "generate", "rows": []}"#,
+    );
+    let ran = lab.run(&["test", "filters/caption_quality", "--cases", "c.jsonl"]);
+    assert_eq!(ran.code, 1);
+    ran.says(&[
+        "\"limits\" are for packers; this is a filter plugin",
+        "\"mode\" is for prompts; this is a filter plugin",
+    ]);
 }

@@ -28,7 +28,7 @@ fn a_filter_shows_its_verdicts_and_sums_them_up() {
         "  row  key  verdict  reason\n    0  a    keep\n    1  b    drop     refusal\n    2  c    drop     no text\n    3  d    drop     too short\n",
         "4 rows: 1 kept (25.0 %), 3 dropped, 0 errors\n",
         "  too short     1\n",
-        "1 calls, ",
+        "1 call, ",
     ]);
     lab.run(&[&FILTER[..], &["rows.jsonl", "--show", "1", "--batch", "2"]].concat())
         .ok()
@@ -39,7 +39,7 @@ fn a_filter_shows_its_verdicts_and_sums_them_up() {
 fn kept_rows_and_rejects_are_written_whole() {
     let lab = captions();
     let files = ["rows.jsonl", "--out", "kept.jsonl", "--rejects", "rejects.jsonl"];
-    lab.run(&[&FILTER[..], &files].concat()).ok().says(&["wrote kept.jsonl (1 lines), rejects.jsonl (3 lines)"]);
+    lab.run(&[&FILTER[..], &files].concat()).ok().says(&["wrote kept.jsonl (1 line), rejects.jsonl (3 lines)"]);
     assert_eq!(lab.lines("kept.jsonl"), [json!({"key": "a", "text": "long enough", "extra": [1, "x"]})]);
     let rejects = lab.lines("rejects.jsonl");
     assert_eq!(rejects[0], json!({"row": 1, "key": "b", "reason": "refusal"}));
@@ -96,7 +96,7 @@ fn a_prompt_shows_conversations() {
     lab.run(&args).ok().says(&[
         "row 0 (k)\n    user        [image 0]What?\n  * assistant   A cup.\n",
         "row 1 (k)\n    error       the record has none of `conversations`",
-        "2 rows: 1 rendered, 1 errors",
+        "2 rows: 1 rendered, 1 error\n",
     ]);
     assert_eq!(lab.lines("out.jsonl")[0]["conversation"][1]["parts"], json!([{"text": "A cup."}]));
     let asked = lab.run(&["run", "prompts/conversation", "--rows", "rows.jsonl", "--mode", "generate"]).ok();
@@ -180,8 +180,15 @@ fn what_a_user_can_get_wrong_is_named() {
     run(&["--entry", "other"]).fails(&["there is no entry \"other\"; it has: caption_quality"]);
     run(&["--out", "no/where.jsonl"]).fails(&["writing no/where.jsonl: its folder must exist"]);
     lab.write("wrong.jsonl", "{\"caption\": \"x\"}\n");
-    lab.run(&["run", "filters/caption_quality", "--rows", "wrong.jsonl"])
-        .fails(&["reads column \"text\"", "not offered"]);
+    lab.run(&["run", "filters/caption_quality", "--rows", "wrong.jsonl"]).fails(&[
+        "wrong.jsonl",
+        "reads column \"text\"",
+        "the rows do not have; they have: caption",
+    ]);
+    lab.write("near.jsonl", "{\"txet\": \"x\", \"key\": \"k\"}\n");
+    lab.run(&["run", "filters/caption_quality", "--rows", "near.jsonl"])
+        .fails(&["perhaps \"txet\" is meant; they have: key, txet"]);
+    run(&["--types", "txet=utf8"]).fails(&["--types txet", "no such column, perhaps \"text\"", "it reads: text, key"]);
 }
 
 #[test]
@@ -193,7 +200,7 @@ fn failing_rows_stop_the_run_or_are_taken_out() {
     lab.run(&args).fails(&["rows.jsonl", "panic", "row 1", "\"b\""]);
     lab.run(&[&args[..], &["--on-trap", "reject", "--rejects", "r.jsonl"]].concat())
         .ok()
-        .says(&["3 rows: 2 kept (66.7 %), 0 dropped, 1 errors", "failures contained"]);
+        .says(&["3 rows: 2 kept (66.7 %), 0 dropped, 1 error\n", "failures contained"]);
     assert_eq!(lab.lines("r.jsonl")[0]["key"], "b");
 }
 
@@ -275,4 +282,52 @@ fn links_and_pipes_stay_what_they_are() {
     assert_eq!(reader.join().unwrap().lines().count(), 3);
     assert!(lab.path("out.jsonl").symlink_metadata().unwrap().is_symlink());
     assert!(lab.path("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+}
+
+/// `run --crashes` keeps a failure for `replay`, which says how to call another build.
+#[test]
+fn failures_are_kept_for_replay() {
+    let lab = Lab::new();
+    lab.write("rows.jsonl", "{\"key\": \"a\", \"text\": \"poison\"}\n");
+    fs::copy(guest("misbehave"), lab.path("p.wasm")).unwrap();
+    let args = ["run", "p.wasm", "--entry", "panic", "--rows", "rows.jsonl", "--crashes", "kept"];
+    lab.run(&args).fails(&["panic"]);
+    let kept: Vec<PathBuf> = fs::read_dir(lab.path("kept")).unwrap().map(|e| e.unwrap().path()).collect();
+    let [bundle] = &kept[..] else { panic!("{kept:?}") };
+    let replay = |more: &[&str]| lab.run(&[&["replay", bundle.to_str().unwrap()], more].concat());
+    assert_eq!(replay(&[]).says(&["reproduced"]).code, 1);
+    // Another build in its place, and then none.
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("p.wasm")).unwrap();
+    let changed = replay(&[]);
+    assert!(
+        changed.code == 2 && changed.err.contains("another build") && changed.err.contains("--plugin"),
+        "{}",
+        changed.err
+    );
+    fs::remove_file(lab.path("p.wasm")).unwrap();
+    let gone = replay(&[]);
+    assert!(gone.code == 2 && gone.err.contains("--plugin dist/p.wasm"), "{}", gone.err);
+    assert_eq!(replay(&["--plugin", &guest("misbehave")]).says(&["reproduced"]).code, 1);
+}
+
+/// In a checkout, whatever program finds what `cargo xtask plugins` built there.
+#[test]
+fn plugins_of_a_checkout_are_found_by_name() {
+    let lab = captions();
+    fs::create_dir_all(lab.path("target/plugins/filters")).unwrap();
+    fs::copy(plugins().join("filters/caption_quality.wasm"), lab.path("target/plugins/filters/of_here.wasm")).unwrap();
+    lab.run(&["run", "filters/of_here", "--rows", "rows.jsonl"]).ok();
+    lab.run(&["run", "filters/of_there", "--rows", "rows.jsonl"]).fails(&["OVHOST_PLUGIN_PATH=", "target/plugins"]);
+}
+
+/// What data hold cannot turn a line around or reach the terminal.
+#[test]
+fn marks_of_direction_are_shown_as_what_they_are() {
+    let lab = Lab::new();
+    let record = json!({"question": "a\u{202e}b", "answer": "c\u{1b}[31m"});
+    lab.write("rows.jsonl", &json!({"key": "k\u{2066}", "record": record, "num-images": 0}).to_string());
+    let ran = lab.run(&["run", "prompts/conversation", "--rows", "rows.jsonl"]).ok();
+    ran.says(&["row 0 (k\\u{2066})", "a\\u{202e}b", "c\\u{1b}[31m"]);
+    lab.write("rows.jsonl", &json!({"key": "k\u{202e}", "text": "x"}).to_string());
+    lab.run(&["run", "filters/caption_quality", "--rows", "rows.jsonl"]).ok().says(&["k\\u{202e}"]);
 }

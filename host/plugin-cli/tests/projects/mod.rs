@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -50,6 +51,12 @@ impl Program {
     }
 }
 
+/// Says why a test does nothing; not by `println!`, which the test harness keeps to itself where a test passes.
+fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    _ = writeln!(std::io::stderr().lock(), "skipped: {test}: {why}");
+}
+
 /// Whether projects in `lang` can be built here; says what is missing if not.
 pub fn builds(lang: Lang) -> bool {
     let tool =
@@ -64,7 +71,7 @@ pub fn builds(lang: Lang) -> bool {
         Lang::Js => tool(Tool::ComponentizeQjs),
     };
     if let Some(missing) = &missing {
-        println!("skipped: {lang} plugins cannot be built here for lack of {missing}");
+        skipped(&format!("{lang} plugins cannot be built here for lack of {missing}"));
     }
     missing.is_none()
 }
@@ -74,7 +81,7 @@ pub fn interpreter(tool: Tool) -> bool {
     let (name, found, wanted) = tool.interpreter();
     let good = found.is_some_and(|(_, version)| at_least(&version, wanted));
     if !good {
-        println!("skipped: there is no {name} {wanted} or later");
+        skipped(&format!("there is no {name} {wanted} or later"));
     }
     good
 }

@@ -42,7 +42,10 @@ fn traps_name_the_row_and_the_cause() {
     assert!(matches!(trap("wild_pointer"), TrapCause::OutOfBounds));
     assert!(matches!(trap("abort"), TrapCause::Panic { text: None }));
     assert_says(&fault("abort"), &["on row 1005", "aborted (wasm `unreachable`) without saying why"]);
-    assert_says(&fault("memory"), &["on row 1005", "limits.memory_mib is 256", "raise it or send smaller batches"]);
+    assert_says(
+        &fault("memory"),
+        &["on row 1005", "limits.memory_mib is 256", "raise it or, in a call with rows, send smaller batches"],
+    );
     assert_says(&fault("overflow"), &["on row 1005", "recursion"]);
 }
 

@@ -166,7 +166,7 @@ fn bad_saved_state_is_refused() {
     let mut packer = self::packer("good");
     assert_says(&packer.restore(b"junk").unwrap_err(), &["cannot be restored"]);
     packer.start(&PackLimits { capacity: 1, ..LIMITS }).unwrap();
-    assert_says(&packer.restore(&state).unwrap_err(), &["capacity: 4096", "capacity: 1"]);
+    assert_says(&packer.restore(&state).unwrap_err(), &["bins of 4096 tokens", "this stream has bins of 1 token"]);
 }
 
 fn records(rows: &[&str]) -> ovhost_plugin::Batch {

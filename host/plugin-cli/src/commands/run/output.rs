@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Format;
 use crate::files::Whole;
-use crate::table::Table;
+use crate::table::{Table, count};
 
 /// The outputs of a run.
 pub struct Output {
@@ -118,7 +118,7 @@ impl Output {
         let mut words = Vec::new();
         for (path, file, lines) in [self.out, self.rejects].into_iter().flatten() {
             file.finish()?;
-            words.push(format!("{} ({lines} lines)", path.display()));
+            words.push(format!("{} ({})", path.display(), count(lines, "line")));
         }
         Ok(words)
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::Args;
 use super::output::Output;
 use crate::scoring::score;
-use crate::table::{Table, bytes, short, time};
+use crate::table::{Table, bytes, count, plain, short, time};
 
 /// A plugin at work on a stream of rows.
 pub enum Stage {
@@ -153,18 +153,29 @@ impl Stage {
         let c = self.counters();
         let mut out = match self {
             Stage::Filter(_) => format!(
-                "{rows} rows: {} kept ({:.1} %), {} dropped, {} errors\n",
+                "{}: {} kept ({:.1} %), {} dropped, {}\n",
+                count(rows, "row"),
                 c.rows_kept,
                 100.0 * c.rows_kept as f64 / rows.max(1) as f64,
                 c.rows_dropped,
-                c.row_errors
+                count(c.row_errors, "error")
             ),
             Stage::Packer(bins) => bins.summary(rows),
             Stage::Prompt(..) => {
-                format!("{rows} rows: {} rendered, {} errors\n", rows - c.row_errors.min(rows), c.row_errors)
+                format!(
+                    "{}: {} rendered, {}\n",
+                    count(rows, "row"),
+                    rows - c.row_errors.min(rows),
+                    count(c.row_errors, "error")
+                )
             }
             Stage::Metric(..) => {
-                format!("{rows} rows: {} scored, {} errors\n", rows - c.row_errors.min(rows), c.row_errors)
+                format!(
+                    "{}: {} scored, {}\n",
+                    count(rows, "row"),
+                    rows - c.row_errors.min(rows),
+                    count(c.row_errors, "error")
+                )
             }
         };
         let mut reasons: Vec<(&String, &u64)> = c.dropped_by.iter().collect();
@@ -176,12 +187,12 @@ impl Stage {
         }
         let per_row = |total: u64| total as f64 / c.rows_in.max(1) as f64;
         out.push_str(&format!(
-            "{} calls, {} and {} fuel a row, {} memory at most{}\n",
-            c.calls,
+            "{}, {} and {} fuel a row, {} memory at most{}\n",
+            count(c.calls, "call"),
             time(per_row(c.call_ns)),
             short(per_row(c.fuel_total)),
             bytes(c.peak_memory),
-            if c.traps > 0 { format!(", {} failures contained", c.traps) } else { String::new() }
+            if c.traps > 0 { format!(", {} contained", count(c.traps, "failure")) } else { String::new() }
         ));
         out
     }
@@ -266,7 +277,7 @@ fn prompted(
     for (i, answer) in items.into_iter().enumerate() {
         let row = ctx.first_row + i as u64;
         let whole = line(row, &rows[i], &answer);
-        let name = key_cell(rows, i).map(|key| format!(" ({key})")).unwrap_or_default();
+        let name = key_cell(rows, i).map(|key| format!(" ({})", plain(&key))).unwrap_or_default();
         out.show_text(|| format!("row {row}{name}\n{}", talk(&answer)), &whole)?;
         match answer.get("error") {
             Some(error) => out.reject(row, &rows[i], "error", error)?,
@@ -290,7 +301,7 @@ fn talk(answer: &Value) -> String {
     let list = |key: &str| answer.get(key).and_then(Value::as_array);
     let mut out = String::new();
     let mut say = |mark: &str, who: &str, text: &str| {
-        let text = text.replace('\n', "\n                ");
+        let text = plain(text).replace('\n', "\n                ");
         out.push_str(&format!("  {mark} {who:<10}  {text}\n"));
     };
     if let Some(messages) = list("conversation") {
@@ -412,9 +423,10 @@ impl Bins {
         let room = self.bins * u64::from(self.limits.capacity);
         let also = |n: u64, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
         format!(
-            "{rows} samples: {} in {} bins, fill {:.2} %{}{}{}\n",
+            "{}: {} in {}, fill {:.2} %{}{}{}\n",
+            count(rows, "sample"),
             self.samples,
-            self.bins,
+            count(self.bins, "bin"),
             100.0 * self.tokens as f64 / room.max(1) as f64,
             also(self.given_up, "given up"),
             also(self.too_long, "longer than a bin"),

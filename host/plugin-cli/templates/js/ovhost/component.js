@@ -12,6 +12,12 @@ class Answer {
   }
 }
 
+/** What a method gave, which must be the answer itself. */
+function atOnce(answer) {
+  if (typeof answer?.then === "function") throw new Defect(`a method gave ${shown(answer)}`);
+  return answer;
+}
+
 const failed = (kind, message) => new Answer({ kind, message, detail: null });
 
 /** Puts words in the place of traps: what a component cannot do is said, not only refused. */
@@ -31,7 +37,13 @@ function seal(log) {
   globalThis.console = { debug: say("debug"), log: say("info"), info: say("info"), warn: say("warn"), error: say("error") };
 }
 
-const shown = (word) => (typeof word === "string" ? word : word instanceof Error ? String(word) : JSON.stringify(word) ?? String(word));
+/** A value in words: what `String` makes of an object says nothing. */
+function shown(word) {
+  if (typeof word === "string") return word;
+  if (word instanceof Error) return String(word);
+  if (typeof word?.then === "function") return "a promise (the method is async; a plugin answers at once)";
+  return JSON.stringify(word) ?? String(word);
+}
 
 /**
  * The exports of a component of these plugins, of one kind:
@@ -57,7 +69,7 @@ export function component(log, ...plugins) {
       if (error instanceof Answer) throw error.payload;
       const at = String(error?.stack ?? "").split("\n").map((line) => line.trim()).find((line) => line && !line.includes("/ovhost/"));
       const row = made.row === undefined ? "" : `, row ${made.row} of the batch`;
-      log.log("error", `${error} (${at ?? "no place"}${row})`, []);
+      log.log("error", `${shown(error)} (${at ?? "no place"}${row})`, []);
       throw error;
     }
   };
@@ -173,7 +185,7 @@ function restore(made, bytes) {
 function filterExports(made) {
   const process = (ctx, batch) => {
     const { answers, errors, columns } = each(made, ctx, batch, (at, row) => {
-      const verdict = made.plugin.row(at, row);
+      const verdict = atOnce(made.plugin.row(at, row));
       if (typeof verdict?.keep !== "boolean") throw new Defect(`row() must return KEEP or drop(reason), not ${shown(verdict)}`);
       return verdict;
     });
@@ -250,7 +262,7 @@ function promptExports(made) {
     specialTokens: () => made.plugin.specialTokens(),
     stopStrings: () => made.plugin.stopStrings(),
     render(ctx, mode, batch) {
-      const { answers, errors } = each(made, ctx, batch, (at, row) => rendered(made.plugin.render(at, mode, row)));
+      const { answers, errors } = each(made, ctx, batch, (at, row) => rendered(atOnce(made.plugin.render(at, mode, row))));
       return { items: answers.map((one) => one ?? rendered([])), errors };
     },
   };
@@ -259,7 +271,7 @@ function promptExports(made) {
 
 function metricExports(made) {
   const scored = (score) => (ctx, batch) => {
-    const { answers, errors, columns } = each(made, ctx, batch, (at, row) => made.plugin[score](at, row, made.state));
+    const { answers, errors, columns } = each(made, ctx, batch, (at, row) => atOnce(made.plugin[score](at, row, made.state)));
     const needsJudge = answers.flatMap((one, row) => (one?.ask ? [{ row, messages: one.ask }] : []));
     return { perRow: columns, errors, needsJudge };
   };

@@ -6,6 +6,8 @@
 //! ```
 //! Checked after the file is read and before anything of it is compiled or run, on the same bytes that are compiled.
 //! Signatures are minisign's (<https://jedisct1.github.io/minisign/>): Ed25519 over the file's BLAKE2b hash, beside the file.
+//! Where signatures are wanted, what the signer says of the file must be what it is; its plugin's name is known only once it has
+//! described itself, in a store of its own.
 
 use std::path::{Path, PathBuf};
 

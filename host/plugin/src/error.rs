@@ -486,8 +486,8 @@ pub(crate) fn clip(text: &str, max: usize) -> &str {
     &text[..end]
 }
 
-/// Text from a plugin, a registry or data as an error shows it: clipped to `max` bytes, and control characters escaped, so that it cannot paint over a
-/// terminal or look like lines of the host's.
+/// Text from a plugin or from data as an error shows it: clipped to `max` bytes, and control characters escaped, so that it
+/// cannot paint over a terminal or look like lines of the host's.
 pub fn plain(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in clip(text, max).chars() {

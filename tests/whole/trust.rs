@@ -102,16 +102,16 @@ fn signed_wants_a_known_key() {
         "ovhost plugin sign",
     ]);
 
-    let sign = |key: &str| {
-        let mut args = vec!["plugin", "sign", "--key", key];
+    let sign = |args: &[&str]| {
+        let mut args = [&["plugin", "sign"], args].concat();
         args.extend(files.iter().map(String::as_str));
         lab.run(&args).ok()
     };
-    let other = sign("other.key").out;
+    let other = sign(&["--key", "other.key"]).out;
     let other = other.split("key ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     lab.run(&["train"]).fails_with(&["is signed by key", &other, "not trusted", "plugins.trusted_keys"]);
 
-    sign("lab.key");
+    sign(&["--key", "lab.key", "--force"]);
     let verified = lab.run(&["plugin", "verify", &files[0], "--key", "lab.pub"]).ok().out;
     for part in ["good signature", "file:image_geometry.wasm", "kind:filter", "sha256:"] {
         assert!(verified.contains(part), "{verified}");
@@ -134,6 +134,34 @@ fn signed_wants_a_known_key() {
 fn signed_without_keys_is_a_mistake_in_the_recipe() {
     lab("trust = \"signed\"").run(&["train"]).fails_with(&["plugins.trusted_keys is empty", "keygen"]);
     lab("trust = \"sealed\"").run(&["train"]).fails_with(&["sealed", "`sandbox`, `pinned`, `signed`"]);
+}
+
+#[test]
+fn keys_without_a_wish_for_signatures_are_noticed() {
+    let lab = lab("trusted_keys = [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]");
+    let said = lab.run(&["train"]).ok().err;
+    assert_eq!(said.matches("plugins.trusted_keys is set").count(), 1, "{said}");
+    assert!(said.contains("trust = \"signed\""), "{said}");
+}
+
+#[test]
+fn a_recipe_s_plugins_are_not_those_of_the_current_folder() {
+    let lab = lab("");
+    fs::create_dir_all(lab.at("elsewhere/packers")).unwrap();
+    fs::create_dir_all(lab.at("packers")).unwrap();
+    fs::write(lab.at("elsewhere/packers/padding_free.wasm"), "another").unwrap();
+    fs::copy(plugins().join("packers/padding_free.wasm"), lab.at("packers/padding_free.wasm")).unwrap();
+    let recipe = lab.at("recipe.toml");
+    let run = |args: &[&str]| {
+        let output = command(&lab.at("elsewhere"), args).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (good, said) = run(&["plugin", "lock", recipe.to_str().unwrap()]);
+    assert!(good, "{said}");
+    let locked = fs::read_to_string(&recipe).unwrap();
+    let inspected = lab.run(&["plugin", "inspect", "packers/padding_free.wasm", "--json"]).ok().out;
+    let hash = serde_json::from_str::<Value>(&inspected).unwrap()["sha256"].as_str().unwrap().to_owned();
+    assert!(locked.contains(&hash), "{locked}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use ovhost_plugin::{Host, Kind, Plugin, PluginSpec, TrustPolicy, split_pin};
+use ovhost_plugin_cli::places::from_flag;
 pub use ovhost_plugin_cli::places::{host, locate};
 use ovhost_train::recipe::{PluginSet, PluginUse};
 use tch::Device;
@@ -70,13 +71,16 @@ pub fn plugins(
     let uses: Vec<&PluginUse> =
         set.map(|s| s.filter.iter().chain([&s.prompt, &s.packer]).chain(&s.metric).collect()).unwrap_or_default();
     let known = |path: &Path| {
-        let same = |u: &&PluginUse| locate(&u.plugin, u.sha256.as_deref(), dir).is_ok_and(|at| at.path == path);
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let same =
+            |u: &&PluginUse| locate(&u.plugin, u.sha256.as_deref(), dir).is_ok_and(|at| real(&at.path) == real(path));
         uses.iter().copied().find(same)
     };
     let mut out = Plugins::default();
     let mut given = Vec::new();
     for text in extra {
         let (name, pin) = split_pin(text);
+        let name = &*from_flag(name);
         let path = locate(name, pin, dir)?.path;
         let mut use_ = known(&path).cloned().unwrap_or_else(|| PluginUse::bare(name));
         if let (Some(ours), Some(theirs)) = (pin, &use_.sha256) {

@@ -5,6 +5,7 @@
 //!                     └──► the component, and the golden cases that belong to it
 //! ```
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -61,6 +62,14 @@ pub fn resolve(name: &str, dir: &Path) -> Result<PathBuf> {
 /// As [`resolve`], for a plugin whose sha256 is known (`pin`) or fixed by its name.
 pub fn locate(name: &str, pin: Option<&str>, dir: &Path) -> Result<Located> {
     Ok(ovhost_plugin::locate(name, pin, Some(dir), &builtin_dirs())?)
+}
+
+/// A plugin as a flag names it, for a function that looks into a recipe's folder first: a flag's path starts in the current
+/// folder, so one that is a file there becomes whole.
+pub fn from_flag(name: &str) -> Cow<'_, str> {
+    let there = [name.to_owned(), format!("{name}.wasm")].into_iter().find(|name| Path::new(name).is_file());
+    let whole = there.and_then(|name| std::path::absolute(name).ok()?.into_os_string().into_string().ok());
+    whole.map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
 /// The component that an author means by a path, a folder or a name, perhaps with `@sha256:…` after it. Errors: there is

@@ -6,7 +6,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use ovhost_plugin::{Host, HostOptions, PluginSpec, Trust, TrustPolicy};
 use support::{Door, Registry};
 
 /// A folder with `x.wasm`, a store, and no logins.
@@ -87,13 +89,14 @@ fn what_is_pushed_can_be_pulled_and_used() {
         assert!(configs().any(|c| String::from_utf8_lossy(c).contains("ovhost:plugin/filter@0.1.0")));
     }
 
+    fs::create_dir(lab.at("got")).unwrap();
     lab.run(&["pull", &name, "--key", "other.pub"]).fails_with(&["is signed by key", "it was not stored"]);
     lab.run(&["inspect", &name]).fails_with(&["never downloads"]);
-    let pulled = lab.run(&["pull", &name, "--key", "lab.pub", "--out", "copy.wasm"]).ok().out;
+    let pulled = lab.run(&["pull", &name, "--key", "lab.pub", "--out", "got/x.wasm"]).ok().out;
     assert!(pulled.contains("verified") && pulled.contains("in a recipe:"), "{pulled}");
     let original = fs::read(lab.at("x.wasm")).unwrap();
-    assert_eq!(fs::read(lab.at("copy.wasm")).unwrap(), original);
-    lab.run(&["verify", "copy.wasm", "--key", "lab.pub"]).ok();
+    assert_eq!(fs::read(lab.at("got/x.wasm")).unwrap(), original);
+    lab.run(&["verify", "got/x.wasm", "--key", "lab.pub"]).ok();
     // From here on without the registry.
     let digest = pulled.split("digest").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let fixed = format!("oci://{}/lab/counting@{digest}", registry.host);
@@ -102,6 +105,113 @@ fn what_is_pushed_can_be_pulled_and_used() {
         let seen = lab.run(&["inspect", name, "--json"]).ok().out;
         assert!(seen.contains("\"counting\""), "{seen}");
     }
+}
+
+/// What a run that wants the lab's signature says of a component.
+fn signed_run(lab: &Lab, component: &Path) -> Result<(), String> {
+    let policy = TrustPolicy::new(Trust::Signed, &["lab.pub".to_owned()], &lab.at("")).unwrap();
+    let host = Host::new(HostOptions { cache_dir: Some(lab.at("cache/wasm")) }).unwrap();
+    let spec = PluginSpec { trust: Arc::new(policy), ..PluginSpec::new(component) };
+    host.inspect_spec(&spec).map(|_| ()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_pull_takes_no_signature_away() {
+    let (lab, registry) = (Lab::new(), Registry::start(Door::Open));
+    let at = |repository: &str| format!("oci://{}/{repository}/x:1.0.0", registry.host);
+    lab.run(&["keygen", "--out", "lab", "--no-password"]).ok();
+    lab.run(&["keygen", "--out", "evil", "--no-password"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "lab.key"]).ok();
+    lab.run(&["push", "x.wasm", &at("lab")]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "evil.key", "--force"]).ok();
+    lab.run(&["push", "x.wasm", &at("evil")]).ok();
+    lab.run(&["pull", &at("lab"), "--key", "lab.pub"]).ok();
+    let stored = || {
+        let files = fs::read_dir(lab.at("store/blobs")).unwrap().map(|e| e.unwrap().path());
+        files.filter(|f| f.extension().is_some_and(|e| e == "wasm")).collect::<Vec<_>>()
+    };
+    assert_eq!(signed_run(&lab, &stored()[0]), Ok(()));
+    // The same bytes with another's signature: both are kept, whoever is trusted.
+    lab.run(&["pull", &at("evil")]).ok();
+    assert_eq!(stored().len(), 1);
+    assert_eq!(signed_run(&lab, &stored()[0]), Ok(()));
+    let shown = lab.run(&["inspect", &at("lab")]).ok().out;
+    assert_eq!(shown.matches("by key").count(), 2, "{shown}");
+    lab.run(&["pull", &at("lab"), "--key", "lab.pub"]).ok();
+
+    // And what is no signature is not kept.
+    let component = fs::read(lab.at("x.wasm")).unwrap();
+    let place = ovhost_registry::Place { registry: registry.host.clone(), repository: "odd/x".into() };
+    let signature = Some("\u{1b}[2J nonsense".to_owned());
+    let artifact = ovhost_registry::Artifact { component, signature, ..Default::default() };
+    ovhost_registry::Client::new(place, ovhost_registry::Options::default()).push("1.0.0", &artifact).unwrap();
+    lab.run(&["pull", &at("odd")]).fails_with(&["cannot be read", "it was not stored"]);
+    lab.run(&["inspect", &at("odd")]).fails_with(&["never downloads"]);
+}
+
+#[test]
+fn a_signature_is_of_one_plugin_under_one_name() {
+    let lab = Lab::new();
+    lab.run(&["keygen", "--out", "lab", "--no-password"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "lab.key"]).ok();
+    lab.run(&["verify", "x.wasm", "--key", "lab.pub"]).ok();
+    assert_eq!(signed_run(&lab, &lab.at("x.wasm")), Ok(()));
+
+    // A renamed copy, as somebody would put an older or another plugin in a plugin's place.
+    for suffix in ["", ".minisig"] {
+        fs::copy(lab.at(&format!("x.wasm{suffix}")), lab.at(&format!("y.wasm{suffix}"))).unwrap();
+    }
+    lab.run(&["verify", "y.wasm", "--key", "lab.pub"]).fails_with(&["made for \"x.wasm\"", "this is \"y.wasm\""]);
+    let error = signed_run(&lab, &lab.at("y.wasm")).unwrap_err();
+    for part in ["y.wasm has a good signature", "\"x.wasm\"", "\"y.wasm\"", "plugin lock"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+
+    // A comment of another plugin's, signed under this name; and minisign's own, which names none.
+    let password = ovhost_plugin_cli::keys::PasswordArgs::default();
+    let key = ovhost_plugin_cli::keys::read_secret(&lab.at("lab.key"), &password).unwrap();
+    let bytes = fs::read(lab.at("x.wasm")).unwrap();
+    let sign = |comment: &str| {
+        let text = ovhost_plugin_cli::keys::sign(&key, &bytes, comment).unwrap();
+        fs::write(lab.at("x.wasm.minisig"), text).unwrap();
+    };
+    sign("timestamp:1\tfile:x.wasm\thashed\tplugin:other 9.9.9");
+    lab.run(&["verify", "x.wasm", "--key", "lab.pub"]).fails_with(&["made for \"other 9.9.9\"", "this is \"counting "]);
+    let error = signed_run(&lab, &lab.at("x.wasm")).unwrap_err();
+    assert!(error.contains("\"other 9.9.9\"") && error.contains("\"counting "), "{error}");
+    sign("timestamp:1\tfile:z.wasm\thashed");
+    lab.run(&["verify", "x.wasm", "--key", "lab.pub"]).ok();
+    assert_eq!(signed_run(&lab, &lab.at("x.wasm")), Ok(()));
+}
+
+#[test]
+fn another_s_signature_is_replaced_only_when_told() {
+    let lab = Lab::new();
+    lab.run(&["keygen", "--out", "lab", "--no-password"]).ok();
+    lab.run(&["keygen", "--out", "other", "--no-password"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "lab.key"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "lab.key"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "other.key"]).fails_with(&["is a signature by key", "--force"]);
+    lab.run(&["verify", "x.wasm", "--key", "lab.pub"]).ok();
+    lab.run(&["sign", "x.wasm", "--key", "other.key", "--force"]).ok();
+    lab.run(&["verify", "x.wasm", "--key", "other.pub"]).ok();
+    fs::write(lab.at("x.wasm.minisig"), "hello").unwrap();
+    lab.run(&["sign", "x.wasm", "--key", "lab.key"]).fails_with(&["is no signature", "--force"]);
+}
+
+#[test]
+fn pipes_and_devices_are_no_components() {
+    let lab = Lab::new();
+    lab.run(&["keygen", "--out", "lab", "--no-password"]).ok();
+    assert!(Command::new("mkfifo").arg(lab.at("p.wasm")).arg(lab.at("x.wasm.minisig")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", lab.at("z.wasm")).unwrap();
+    for args in [["verify", "p.wasm"], ["verify", "z.wasm"], ["verify", "x.wasm"]] {
+        lab.run(&[args[0], args[1], "--key", "lab.pub"]).fails_with(&["no regular file"]);
+    }
+    // `inspect` takes names, and what is no file is none.
+    lab.run(&["inspect", "p.wasm"]).fails_with(&["p.wasm"]);
+    lab.run(&["inspect", "z.wasm"]).fails_with(&["z.wasm"]);
+    lab.run(&["inspect", "x.wasm"]).fails_with(&["no regular file"]);
 }
 
 #[test]

@@ -238,7 +238,7 @@ pub enum PluginError {
          ovhost:plugin/types (0.1.x): no files, clocks, network or randomness. Build without WASI (Rust: \
          wasm32-unknown-unknown; Python: componentize-py --stub-wasi; JavaScript: disable every feature)",
         .path.display(),
-        .imports.iter().map(|i| format!("  {i}")).collect::<Vec<_>>().join("\n")
+        list_imports(.imports)
     )]
     Imports {
         /// The component.
@@ -453,9 +453,22 @@ fn list_diagnostics(diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Most bytes of a row's key that are shown.
+pub(crate) const KEY_BYTES: usize = 200;
+/// Most imports that are shown.
+const IMPORTS: usize = 20;
+
+fn list_imports(imports: &[String]) -> String {
+    let mut lines: Vec<String> = imports.iter().take(IMPORTS).map(|i| format!("  {i}")).collect();
+    if imports.len() > IMPORTS {
+        lines.push(format!("  and {} more", imports.len() - IMPORTS));
+    }
+    lines.join("\n")
+}
+
 fn row_words(row: Option<u64>, key: Option<&str>) -> String {
     match (row, key) {
-        (Some(row), Some(key)) => format!(" on row {row} (key \"{key}\")"),
+        (Some(row), Some(key)) => format!(" on row {row} (key \"{}\")", plain(key, KEY_BYTES)),
         (Some(row), None) => format!(" on row {row}"),
         (None, _) => String::new(),
     }
@@ -473,9 +486,9 @@ pub(crate) fn clip(text: &str, max: usize) -> &str {
     &text[..end]
 }
 
-/// Text from a plugin as an error shows it: clipped, and control characters escaped, so that it cannot paint over a
-/// terminal or look like lines of the host's.
-pub(crate) fn plain(text: &str, max: usize) -> String {
+/// Text from a plugin or from data as an error shows it: clipped to `max` bytes, and control characters escaped, so that it
+/// cannot paint over a terminal or look like lines of the host's.
+pub fn plain(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in clip(text, max).chars() {
         match c {
@@ -491,4 +504,26 @@ pub(crate) fn plain(text: &str, max: usize) -> String {
 /// Whether a character changes the direction of the text around it, which can make a line read as another.
 pub fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_rows_cannot_paint_over_a_terminal() {
+        let key = format!("a\u{1b}[2J\u{202e}b{}", "é".repeat(1000));
+        let words = row_words(Some(3), Some(&key));
+        assert!(words.starts_with(" on row 3 (key \"a\\u{1b}[2J\\u{202e}béé"), "{words}");
+        assert!(words.len() < 300 && !words.chars().any(|c| c.is_control() || turns(c)), "{words}");
+    }
+
+    #[test]
+    fn a_million_imports_are_a_short_list() {
+        let imports = |n: usize| (0..n).map(|i| format!("a:b/i{i}")).collect::<Vec<_>>();
+        assert_eq!(list_imports(&imports(2)), "  a:b/i0\n  a:b/i1");
+        assert_eq!(list_imports(&imports(20)).lines().count(), 20);
+        let many = PluginError::Imports { path: "x.wasm".into(), imports: imports(1_000_000) }.to_string();
+        assert!(many.len() < 2000 && many.contains("  a:b/i19\n  and 999980 more\n"), "{many:.2000}");
+    }
 }

@@ -49,7 +49,9 @@ impl fmt::Display for Independence {
             Independence::NotClaimed => f.write_str("it is streaming and does not claim that rows are independent"),
             Independence::Broken { row, key, how, first, second } => {
                 match (row, key) {
-                    (Some(row), Some(key)) => write!(f, "row {row} (key \"{key}\")")?,
+                    (Some(row), Some(key)) => {
+                        write!(f, "row {row} (key \"{}\")", crate::error::plain(key, crate::error::KEY_BYTES))?
+                    }
                     (Some(row), None) => write!(f, "row {row}")?,
                     (None, _) => f.write_str("the values over all rows")?,
                 }

@@ -40,6 +40,7 @@ mod resolve;
 mod scan;
 mod schema;
 mod schema_bounds;
+mod signature;
 mod trust;
 mod work;
 
@@ -49,13 +50,13 @@ pub use bundle::{Bundle, Call, ComponentRecord, Earlier, Failure, RawColumn, Row
 pub use contain::OnTrap;
 pub use describe::{Description, Entry};
 pub use engine::{Compiled, Host, HostOptions};
-pub use error::{Diagnostic, PluginError, RefusalKind, TrapCause, turns};
+pub use error::{Diagnostic, PluginError, RefusalKind, TrapCause, plain, turns};
 pub use filter::{Decisions, FilterInstance};
 pub use histogram::Histogram;
 pub use independence::{Independence, check_independence};
 pub use instance::Counters;
 pub use limits::Limits;
-pub use load::{AssetInfo, Inspection, Plugin, PluginInfo, PluginSpec, surface};
+pub use load::{AssetInfo, Inspection, Plugin, PluginInfo, PluginSpec, read_component, surface};
 pub use metric::{MetricInfo, MetricInstance, MetricValue, Scored};
 pub use oci::{OciError, OciReference, OciStore, Stored};
 pub use package::{PackageError, package_roots};
@@ -64,7 +65,5 @@ pub use prompt::{Message, Mode, Part, Piece, PromptInstance, PromptOutput, Rende
 pub use replay::{Replay, Verdict};
 pub use resolve::{Located, locate, resolve, split_pin};
 pub use scan::{Kind, Surface, WIT_VERSION};
-pub use trust::{
-    KeyId, SignatureRecord, Signed, Trust, TrustError, TrustPolicy, TrustRecord, TrustedKey, same_plugins,
-    signature_path,
-};
+pub use signature::{Claims, KeyId, Signed, TrustedKey, signature_path, signatures_of, small_file};
+pub use trust::{SignatureRecord, Trust, TrustError, TrustPolicy, TrustRecord, same_plugins};

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +20,7 @@ use crate::cache::hex;
 use crate::describe::{self, Description, Entry};
 use crate::engine::{Compiled, Host, Runtime, words};
 use crate::error::{Diagnostic, PluginError, TrapCause, clip, plain};
+use crate::files::read_regular;
 use crate::instance::{CallError, Counters, INIT_FUEL, guarded, init, new_store};
 use crate::limits::Limits;
 use crate::log::{PluginLog, StoreData};
@@ -156,7 +156,7 @@ pub struct Inspection {
 /// What the component in a file takes and gives. Nothing of it is compiled or run. Errors: as [`Host::inspect`], as far as they
 /// can be told without.
 pub fn surface(path: &Path) -> Result<Surface, PluginError> {
-    scan(path, &read(path, COMPONENT_BYTES, "a component")?)
+    scan(path, &read_component(path)?)
 }
 
 /// A compiled and configured plugin. Clones share it; instances are made from it, one per worker.
@@ -294,7 +294,7 @@ impl Host {
 
     fn open(&self, spec: &PluginSpec, limits: &Limits) -> Result<Opened, PluginError> {
         let path = &spec.path;
-        let bytes = read(path, COMPONENT_BYTES, "a component")?;
+        let bytes = read_component(path)?;
         let sha256 = hex(&Sha256::digest(&bytes));
         check_pin(path, spec.sha256.as_deref(), &sha256)?;
         let name =
@@ -323,6 +323,7 @@ impl Host {
         let description = ask(path, &runtime, &pre, &lifecycle, limits)?;
         describe::check_state(&description, surface.kind, surface.filter_state)
             .map_err(|rule| PluginError::Description { path: path.clone(), rule })?;
+        spec.trust.check_description(path, &sha256, surface.kind, &description, &trust)?;
         let bytes = bytes.len() as u64;
         Ok(Opened { bytes, sha256, surface, runtime, pre, lifecycle, functions, description, trust, compiled })
     }
@@ -467,15 +468,18 @@ fn check_pin(path: &Path, pin: Option<&str>, actual: &str) -> Result<(), PluginE
     Err(PluginError::HashMismatch { path: path.to_owned(), pinned: digits.to_lowercase(), actual: actual.to_owned() })
 }
 
+/// The bytes of a component's file, as the loader reads it. Errors: it cannot be read, is no regular file, or is too large.
+pub fn read_component(path: &Path) -> Result<Vec<u8>, PluginError> {
+    read(path, COMPONENT_BYTES, "a component")
+}
+
 /// A whole file of at most `cap` bytes. Reading stops at the cap, whatever the file says of its size.
 fn read(path: &Path, cap: u64, what: &'static str) -> Result<Vec<u8>, PluginError> {
-    let io = |source| PluginError::Io { path: path.to_owned(), action: "read", source };
-    let file = std::fs::File::open(path).map_err(io)?;
-    let size = file.metadata().map_err(io)?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(size.min(cap)).unwrap_or(0));
-    file.take(cap + 1).read_to_end(&mut bytes).map_err(io)?;
+    let bytes = read_regular(path, cap);
+    let bytes = bytes.map_err(|source| PluginError::Io { path: path.to_owned(), action: "read", source })?;
     if bytes.len() as u64 > cap {
-        return Err(PluginError::TooLarge { path: path.to_owned(), what, size: size.max(cap + 1), cap });
+        let size = std::fs::metadata(path).map_or(0, |m| m.len()).max(cap + 1);
+        return Err(PluginError::TooLarge { path: path.to_owned(), what, size, cap });
     }
     Ok(bytes)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bindings::ovhost::plugin::log::{Host, Level};
-use crate::error::clip;
+use crate::error::{clip, turns};
 use crate::limits::Limiter;
 
 pub(crate) use budget::PluginLog;
@@ -94,7 +94,7 @@ fn line(message: &str, fields: &[(String, String)]) -> String {
                 // What follows cannot look like a line of its own.
                 '\n' => out.push_str("\n    "),
                 '\t' => out.push(c),
-                c if c.is_control() => {
+                c if c.is_control() || turns(c) => {
                     // Writing to a String cannot fail.
                     let _ = write!(out, "{}", c.escape_default());
                 }
@@ -156,6 +156,18 @@ mod tests {
         assert!(long.len() <= LINE_BYTES + 4);
         assert_eq!(line("a\u{1b}[31m", &[("k".into(), "v".into())]), "a\\u{1b}[31m k=v");
         assert_eq!(line("a\nERROR b", &[]), "a\n    ERROR b");
+        assert_eq!(line("a\u{202e}b", &[("\u{2066}k".into(), "v".into())]), "a\\u{202e}b \\u{2066}k=v");
+    }
+
+    #[test]
+    fn fields_are_cut_by_number_and_length() {
+        let field = |name: String, value: &str| (name, value.to_owned());
+        let many: Vec<_> = (0..100).map(|i| field(format!("f{i}"), "v")).collect();
+        let cut = line("m", &many);
+        assert!(cut.ends_with(" f31=v") && !cut.contains("f32"), "{cut}");
+        let long: Vec<_> = (0..32).map(|i| field(format!("f{i}"), &"v".repeat(1000))).collect();
+        let cut = line("m", &long);
+        assert!((LINE_BYTES..=LINE_BYTES + 4).contains(&cut.len()), "{}", cut.len());
     }
 
     #[test]

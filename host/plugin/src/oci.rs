@@ -1,7 +1,7 @@
 //! Plugins out of registries, as this machine has them: `oci://registry/repository:tag` is a file in a local store.
 //!
 //! ```text
-//!  ovhost plugin pull ──OciStore::put──► refs/REGISTRY/REPOSITORY/_tags/TAG ─► manifests/HEX.json ─► blobs/HEX.wasm (+ .minisig)
+//!  ovhost plugin pull ──OciStore::put──► refs/REGISTRY/REPOSITORY/_tags/TAG ─► manifests/HEX.json ─► blobs/HEX.wasm (+ .KEY-HASH.minisig)
 //!  recipe: oci://… ──OciStore::find──► the file, and its hash where the reference has a digest
 //! ```
 //! A run only ever looks here: what is not pulled is an error that says how to pull it, never a download.
@@ -14,8 +14,12 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::error::PluginError;
-use crate::files::write_whole;
+use crate::files::{read_regular, write_whole};
 use crate::package::data_dir;
+use crate::signature::{Signed, kept_signature_path, small_file};
+
+/// Most bytes that are read of a file in the store; a component has fewer.
+const BLOB_BYTES: u64 = 64 << 20;
 
 /// What a reference to a registry begins with.
 pub(crate) const SCHEME: &str = "oci://";
@@ -49,6 +53,16 @@ pub enum OciError {
         reference: String,
         /// The file.
         path: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// What should be its signature is none.
+    #[error(
+        "{reference} comes with a signature that cannot be read: {why}; it was not stored. Who published it must push it again"
+    )]
+    BadSignature {
+        /// As the user wrote it.
+        reference: String,
         /// What was seen.
         why: String,
     },
@@ -197,7 +211,7 @@ impl OciStore {
     }
 
     /// Keeps a pulled component: its manifest, itself and, if there is one, the text of its signature; and moves the
-    /// reference's tag to it. Errors: files cannot be written.
+    /// reference's tag to it. Errors: the signature cannot be read as one, or files cannot be written.
     pub fn put(
         &self,
         reference: &OciReference,
@@ -207,9 +221,12 @@ impl OciStore {
     ) -> Result<Stored, PluginError> {
         let sha256 = hex(&Sha256::digest(component));
         let path = self.blob(&sha256);
+        let unreadable = |why| OciError::BadSignature { reference: reference.to_string(), why };
+        let signed = signature.map(|text| Signed::read(text).map(|s| (s, text)).map_err(unreadable)).transpose()?;
         write_whole(&path, component)?;
-        if let Some(text) = signature {
-            write_whole(&crate::trust::signature_path(&path), text.as_bytes())?;
+        if let Some((signed, text)) = signed {
+            // Beside those that came with the same bytes from elsewhere: nobody's pull takes away another's signature.
+            write_whole(&kept_signature_path(&path, &signed, text), text.as_bytes())?;
         }
         let digest = hex(&Sha256::digest(manifest));
         write_whole(&self.manifest(&digest), manifest)?;
@@ -226,7 +243,7 @@ impl OciStore {
             let sha256 = pin.strip_prefix("sha256:").unwrap_or(pin).to_lowercase();
             if is_digest(&format!("sha256:{sha256}"))
                 && let path = self.blob(&sha256)
-                && let Ok(bytes) = std::fs::read(&path)
+                && let Ok(bytes) = read_regular(&path, BLOB_BYTES)
             {
                 let found = hex(&Sha256::digest(&bytes));
                 if found != sha256 {
@@ -241,7 +258,7 @@ impl OciStore {
             Some(digest) => digest.clone(),
             None => {
                 let file = self.tags(reference).join(reference.wanted());
-                let text = std::fs::read_to_string(&file).map_err(|_| self.not_pulled(reference))?;
+                let text = small_file(&file).map_err(|_| self.not_pulled(reference))?;
                 let digest = text.trim().to_owned();
                 if !is_digest(&digest) {
                     return Err(OciError::Damaged { reference: shown(), path: file, why: "it holds no digest".into() });
@@ -250,7 +267,7 @@ impl OciStore {
             }
         };
         let file = self.manifest(digest.trim_start_matches("sha256:"));
-        let manifest = std::fs::read(&file).map_err(|_| self.not_pulled(reference))?;
+        let manifest = read_regular(&file, BLOB_BYTES).map_err(|_| self.not_pulled(reference))?;
         let damaged = |path: &Path, why: String| OciError::Damaged { reference: shown(), path: path.to_owned(), why };
         let found = format!("sha256:{}", hex(&Sha256::digest(&manifest)));
         if found != digest {
@@ -262,7 +279,7 @@ impl OciStore {
         let layer = layer.ok_or_else(|| damaged(&file, "it names no component".into()))?;
         let sha256 = layer.digest.trim_start_matches("sha256:").to_owned();
         let path = self.blob(&sha256);
-        let bytes = std::fs::read(&path).map_err(|_| self.not_pulled(reference))?;
+        let bytes = read_regular(&path, BLOB_BYTES).map_err(|_| self.not_pulled(reference))?;
         let found = hex(&Sha256::digest(&bytes));
         if found != sha256 {
             return Err(damaged(&path, format!("its sha256 is {found}")));
@@ -296,6 +313,8 @@ impl OciStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signature::signatures_of;
+    use crate::trust::tests::SIGNATURE;
 
     #[test]
     fn references() {
@@ -343,10 +362,24 @@ mod tests {
         let error = store.find(&tagged, None).unwrap_err().to_string();
         assert!(error.contains("never downloads") && error.contains("ovhost plugin pull oci://localhost:5000/lab/x:1"));
 
-        let first = store.put(&tagged, &manifest(b"one"), b"one", Some("signature")).unwrap();
+        let first = store.put(&tagged, &manifest(b"one"), b"one", Some(SIGNATURE)).unwrap();
         assert_eq!(store.find(&tagged, None).unwrap(), first);
         assert_eq!(std::fs::read(&first.path).unwrap(), b"one");
-        assert_eq!(std::fs::read(crate::trust::signature_path(&first.path)).unwrap(), b"signature");
+        let signatures = || signatures_of(&first.path).unwrap();
+        let [kept] = &signatures()[..] else { panic!("{:?}", signatures()) };
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), SIGNATURE);
+        // The same bytes from elsewhere: with another signature, with one that names the same key, with none, with nonsense.
+        let elsewhere = OciReference::parse("oci://localhost:5000/copy/x:1").unwrap();
+        let other = SIGNATURE.replace("RURrLeB", "RURrLeC");
+        let forged = SIGNATURE.replace("file:test", "file:good");
+        for text in [Some(other.as_str()), Some(&forged), None, Some(SIGNATURE)] {
+            store.put(&elsewhere, &manifest(b"one"), b"one", text).unwrap();
+            assert_eq!(std::fs::read_to_string(kept).unwrap(), SIGNATURE);
+        }
+        assert_eq!(signatures().len(), 3);
+        let error = store.put(&elsewhere, &manifest(b"four"), b"four", Some("nonsense")).unwrap_err().to_string();
+        assert!(error.contains("copy/x:1 comes with a signature that cannot be read"), "{error}");
+        assert_eq!(store.find(&elsewhere, None).unwrap(), first, "nothing of it was stored");
 
         // The tag moves; pin and digest still name the first.
         let second = store.put(&tagged, &manifest(b"two"), b"two", None).unwrap();

@@ -13,6 +13,7 @@ mod ledger;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
@@ -87,7 +88,11 @@ pub struct PackerInstance {
     journal: Journal,
 }
 
-const STATE_MAGIC: &[u8; 8] = b"OVPACK\0\x01";
+/// Before the version of a saved state. 1: what follows is the state. 2: the state's sha256, then the state.
+const STATE_MAGIC: &[u8; 7] = b"OVPACK\0";
+const STATE_VERSION: u8 = 2;
+/// Bytes of a sha256.
+const HASH: usize = 32;
 
 impl Plugin {
     /// An instance of this packer. Errors: it is another kind, or cannot be instantiated.
@@ -204,8 +209,12 @@ impl PackerInstance {
         let answer = self.core.call("save", rows, 0, |guest, store| guest.call_save(store));
         let guest = self.settle("save", answer, Occasion::default())?;
         let open = self.contract.open.sorted();
-        let mut state = Vec::with_capacity(28 + 12 * open.len() + guest.len());
+        let begin = STATE_MAGIC.len() + 1 + HASH;
+        let mut state = Vec::with_capacity(begin + 20 + 12 * open.len() + guest.len());
         state.extend_from_slice(STATE_MAGIC);
+        state.push(STATE_VERSION);
+        // The hash's place.
+        state.resize(begin, 0);
         for n in [limits.capacity, limits.max_items_per_bin, limits.max_open_items] {
             state.extend_from_slice(&n.to_le_bytes());
         }
@@ -215,6 +224,8 @@ impl PackerInstance {
             state.extend_from_slice(&length.to_le_bytes());
         }
         state.extend_from_slice(&guest);
+        let hash = Sha256::digest(&state[begin..]);
+        state[begin - HASH..begin].copy_from_slice(&hash);
         self.journal.at(&state);
         Ok(state)
     }
@@ -223,7 +234,7 @@ impl PackerInstance {
     pub fn restore(&mut self, state: &[u8]) -> Result<(), PluginError> {
         let limits = self.ready()?;
         let bad = |why: String| PluginError::State { plugin: self.core.name().to_owned(), why };
-        let saved = parse_state(state).ok_or_else(|| bad("it is cut short or was not saved by a packer".into()))?;
+        let saved = checked(state).and_then(|body| parse_state(body).ok_or_else(|| CUT.to_owned())).map_err(bad)?;
         if saved.limits != limits {
             return Err(bad(format!("it was saved for {}, and this stream has {limits}", saved.limits)));
         }
@@ -301,6 +312,29 @@ struct Saved<'a> {
     guest: &'a [u8],
 }
 
+const CUT: &str = "it is cut short or was not saved by a packer";
+
+/// What a saved state holds behind its version and hash. The error is the version, or that it is damaged.
+fn checked(state: &[u8]) -> Result<&[u8], String> {
+    let (version, rest) =
+        state.strip_prefix(STATE_MAGIC).and_then(|rest| rest.split_first()).ok_or_else(|| CUT.to_owned())?;
+    match *version {
+        1 => Ok(rest),
+        STATE_VERSION => {
+            let (hash, body) = rest.split_at_checked(HASH).ok_or_else(|| CUT.to_owned())?;
+            if *hash != Sha256::digest(body)[..] {
+                return Err(
+                    "it is damaged: its sha256 is not the one that it was saved with. Take an earlier one".into()
+                );
+            }
+            Ok(body)
+        }
+        other => Err(format!(
+            "its format is version {other}, and this host reads 1 and {STATE_VERSION}: it is of a newer host, or damaged"
+        )),
+    }
+}
+
 fn parse_state(state: &[u8]) -> Option<Saved<'_>> {
     fn word<'a>(rest: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
         let (head, tail) = rest.split_at_checked(n)?;
@@ -313,7 +347,7 @@ fn parse_state(state: &[u8]) -> Option<Saved<'_>> {
     fn eight(rest: &mut &[u8]) -> Option<u64> {
         Some(u64::from_le_bytes(word(rest, 8)?.try_into().ok()?))
     }
-    let mut rest = state.strip_prefix(STATE_MAGIC)?;
+    let mut rest = state;
     let limits = PackLimits {
         capacity: four(&mut rest)?,
         max_items_per_bin: four(&mut rest)?,
@@ -336,19 +370,36 @@ mod tests {
 
     #[test]
     fn damaged_state_is_refused() {
-        let mut state = STATE_MAGIC.to_vec();
+        let mut body = Vec::new();
         for n in [10_u32, 0, 0] {
-            state.extend(n.to_le_bytes());
+            body.extend(n.to_le_bytes());
         }
-        state.extend(1_u64.to_le_bytes());
-        state.extend(7_u64.to_le_bytes());
-        state.extend(3_u32.to_le_bytes());
-        state.extend(b"guest");
-        let saved = parse_state(&state).unwrap();
+        body.extend(1_u64.to_le_bytes());
+        body.extend(7_u64.to_le_bytes());
+        body.extend(3_u32.to_le_bytes());
+        body.extend(b"guest");
+        let saved = parse_state(&body).unwrap();
         assert_eq!((saved.limits.capacity, saved.open.sorted(), saved.guest), (10, vec![(7, 3)], &b"guest"[..]));
-        assert!(parse_state(&state[..39]).is_none());
-        assert!(parse_state(b"OVPACK").is_none());
-        state[20] = 0xff;
-        assert!(parse_state(&state).is_none(), "a count that the bytes cannot hold");
+        assert!(parse_state(&body[..31]).is_none());
+
+        let old = [&STATE_MAGIC[..], &[1], &body].concat();
+        assert_eq!(checked(&old).unwrap(), body, "states of before there was a hash");
+        let hash = Sha256::digest(&body);
+        let state = [&STATE_MAGIC[..], &[2], &hash, &body].concat();
+        assert_eq!(checked(&state).unwrap(), body);
+        // One bit, wherever: of the hash, of the host's ledger, of the plugin's own bytes.
+        for at in 8..state.len() {
+            let mut flipped = state.clone();
+            flipped[at] ^= 4;
+            assert!(checked(&flipped).unwrap_err().contains("its sha256 is not the one"), "{at}");
+        }
+        let mut newer = state.clone();
+        newer[7] = 7;
+        assert!(checked(&newer).unwrap_err().contains("version 7, and this host reads 1 and 2"));
+        for cut in [&state[..20], b"OVPACK", b""] {
+            assert_eq!(checked(cut).unwrap_err(), CUT);
+        }
+        body[12] = 0xff;
+        assert!(parse_state(&body).is_none(), "a count that the bytes cannot hold");
     }
 }

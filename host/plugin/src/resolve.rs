@@ -1,7 +1,7 @@
 //! From what a recipe or a flag says to the file of a plugin.
 //!
 //! ```text
-//!  packers/padding_free.wasm (the suffix may be left out) ─► the first of: as given, in the recipe's folder, in
+//!  packers/padding_free.wasm (the suffix may be left out) ─► the first of: in the recipe's folder, as given, in
 //!                                $OVHOST_PLUGIN_PATH, in the built-in folders; else every place tried and near names
 //!  ns:name@1.2.0 ─► folders of packages (`package`)        oci://registry/repository:tag ─► what was pulled (`oci`)
 //! ```
@@ -66,9 +66,14 @@ fn resolve_with(
     builtin_dirs: &[PathBuf],
 ) -> Result<PathBuf, PluginError> {
     let given = Path::new(name.strip_prefix("file://").unwrap_or(name));
-    let mut folders: Vec<PathBuf> = vec![PathBuf::new()];
+    let here = PathBuf::new();
+    let mut folders: Vec<PathBuf> = Vec::new();
     if given.is_relative() {
-        folders.extend(recipe_dir.map(Path::to_owned));
+        // A recipe means its own files: what lies in the folder that a command is started from must not take their place.
+        folders.extend(recipe_dir.filter(|dir| *dir != Path::new(".")).map(Path::to_owned));
+    }
+    folders.push(here.clone());
+    if given.is_relative() {
         folders.extend(search.into_iter().flat_map(std::env::split_paths).filter(|p| !p.as_os_str().is_empty()));
         folders.extend_from_slice(builtin_dirs);
     }
@@ -90,7 +95,8 @@ fn resolve_with(
             }
         }
     }
-    Err(PluginError::NotFound { name: name.to_owned(), near: near(given, &folders[1..]), tried })
+    folders.retain(|folder| *folder != here);
+    Err(PluginError::NotFound { name: name.to_owned(), near: near(given, &folders), tried })
 }
 
 /// Up to four plugins in the folders whose file names are like the wanted one, as a recipe would write them.
@@ -134,6 +140,22 @@ mod tests {
         assert_eq!(split_pin("lab:x@1.2@sha256:ab"), ("lab:x@1.2", Some("ab")));
         assert_eq!(split_pin("lab:x@1.2"), ("lab:x@1.2", None));
         assert_eq!(split_pin("oci://r/x@sha256:ab"), ("oci://r/x@sha256:ab", None));
+    }
+
+    #[test]
+    fn a_recipe_s_own_folder_comes_first() {
+        // The current folder is the crate's when its tests run.
+        let name = "src/resolve.rs";
+        assert!(Path::new(name).is_file());
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("src")).unwrap();
+        let find = |dir: &Path| resolve_with(name, Some(dir), None, &[]).unwrap();
+        assert_eq!(find(root.path()), Path::new(name), "as given, where the recipe's folder has none");
+        fs::write(root.path().join(name), "").unwrap();
+        assert_eq!(find(root.path()), root.path().join(name));
+        for here in [".", ""] {
+            assert_eq!(find(Path::new(here)), Path::new(name));
+        }
     }
 
     #[test]

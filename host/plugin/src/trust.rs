@@ -6,18 +6,17 @@
 //! ```
 //! Checked after the file is read and before anything of it is compiled or run, on the same bytes that are compiled.
 //! Signatures are minisign's (<https://jedisct1.github.io/minisign/>): Ed25519 over the file's BLAKE2b hash, beside the file.
+//! Where signatures are wanted, what the signer says of the file must be what it is; its plugin's name is known only once it has
+//! described itself, in a store of its own.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use minisign_verify::{PublicKey, Signature};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Largest file of a signature or public key.
-const SMALL_FILE: u64 = 64 << 10;
+use crate::describe::Description;
+use crate::scan::Kind;
+use crate::signature::{Claims, Signed, TrustedKey, signature_path, signatures_of, small_file};
 
 /// What a component must bring to be loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,51 +29,6 @@ pub enum Trust {
     Pinned,
     /// Every plugin has a valid signature by one of `trusted_keys` in a file X.wasm.minisig beside it.
     Signed,
-}
-
-/// Number of a minisign key, as minisign prints it: 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId(u64);
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016X}", self.0)
-    }
-}
-
-/// A public key whose signatures are believed.
-#[derive(Debug, Clone)]
-pub struct TrustedKey {
-    id: KeyId,
-    key: PublicKey,
-}
-
-impl TrustedKey {
-    /// Reads a key: `RW...` itself, or a file of minisign's (`minisign.pub`) relative to `dir`.
-    pub fn read(text: &str, dir: &Path) -> Result<Self, TrustError> {
-        let bad = |why: String| TrustError::BadKey { key: text.to_owned(), why };
-        let encoded = if looks_like_key(text) {
-            text.to_owned()
-        } else {
-            let path = dir.join(text);
-            let content = small_file(&path).map_err(|e| {
-                bad(format!(
-                    "it is neither a public key (56 characters, RW...) nor a readable file: {}: {e}",
-                    path.display()
-                ))
-            })?;
-            let line = content.lines().map(str::trim).find(|l| looks_like_key(l));
-            line.ok_or_else(|| bad(format!("{} holds no line with a public key (RW...)", path.display())))?.to_owned()
-        };
-        let key = PublicKey::from_base64(&encoded).map_err(|e| bad(e.to_string()))?;
-        let id = key_id(&encoded).ok_or_else(|| bad("it is not base64".into()))?;
-        Ok(TrustedKey { id, key })
-    }
-
-    /// Its number.
-    pub fn id(&self) -> KeyId {
-        self.id
-    }
 }
 
 /// What a run accepts. The default is [`Trust::Sandbox`] without keys.
@@ -90,6 +44,12 @@ impl TrustPolicy {
     pub fn new(level: Trust, keys: &[String], dir: &Path) -> Result<Self, TrustError> {
         if level == Trust::Signed && keys.is_empty() {
             return Err(TrustError::NoKeys);
+        }
+        if level == Trust::Sandbox && !keys.is_empty() {
+            tracing::warn!(
+                "plugins.trusted_keys is set and plugins.trust is \"sandbox\": plugins without a signature are let in too. Set \
+                 trust = \"signed\" to refuse them"
+            );
         }
         let keys = keys.iter().map(|k| TrustedKey::read(k, dir)).collect::<Result<_, _>>()?;
         Ok(TrustPolicy { level, keys })
@@ -125,13 +85,18 @@ impl TrustPolicy {
         };
         if self.level == Trust::Signed && !signature.as_ref().is_some_and(|s| s.verified) {
             let (plugin, path) = shown();
-            let wanted = self.keys.iter().map(|k| k.id.to_string()).collect();
+            let wanted = self.keys.iter().map(|k| k.id().to_string()).collect();
             return Err(match signature {
                 None => TrustError::NotSigned { signature: signature_path(&path), plugin, path, wanted },
                 Some(seen) => TrustError::OtherKey { plugin, path, seen: seen.key_id, wanted },
             });
         }
-        Ok(TrustRecord { pinned, signature })
+        let record = TrustRecord { pinned, signature };
+        // A pin says which file is meant, whatever its name.
+        if let Some((key, claims)) = record.claims().filter(|_| self.level == Trust::Signed && !pinned) {
+            claims.check_name(path, sha256).map_err(|seen| TrustError::other_plugin(path, key, seen))?;
+        }
+        Ok(record)
     }
 
     /// Checks an asset. `pin`: the sha256 that it must have. Errors: it has another, or needs one.
@@ -157,57 +122,54 @@ impl TrustPolicy {
         }
     }
 
-    /// The signature beside a component; none where there is no file.
+    /// Whether a signature that was checked, is believed and is wanted was made for a component that says this of itself. Errors:
+    /// it was made for another plugin.
+    pub(crate) fn check_description(
+        &self,
+        path: &Path,
+        sha256: &str,
+        kind: Kind,
+        description: &Description,
+        record: &TrustRecord,
+    ) -> Result<(), TrustError> {
+        let Some((key, claims)) = record.claims().filter(|_| self.level == Trust::Signed) else { return Ok(()) };
+        claims.check_component(sha256, kind, description).map_err(|seen| TrustError::other_plugin(path, key, seen))
+    }
+
+    /// The signature beside a component; none where there is no file. Of several that of a trusted key, if it is good.
     fn signature(&self, path: &Path, bytes: &[u8]) -> Result<Option<SignatureRecord>, TrustError> {
-        let file = signature_path(path);
-        let text = match small_file(&file) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(TrustError::BadSignatureFile { path: file, why: e.to_string() }),
-        };
-        let signed = Signed::read(&text).map_err(|why| TrustError::BadSignatureFile { path: file.clone(), why })?;
-        let Some(key) = self.keys.iter().find(|k| k.id == signed.id) else {
-            return Ok(Some(SignatureRecord { key_id: signed.id.to_string(), verified: false, comment: None }));
-        };
-        signed.verify(key, bytes).map_err(|why| TrustError::BadSignature {
-            path: path.to_owned(),
-            signature: file,
-            key: signed.id.to_string(),
-            why,
-        })?;
-        let comment = Some(signed.comment().to_owned());
-        Ok(Some(SignatureRecord { key_id: signed.id.to_string(), verified: true, comment }))
-    }
-}
-
-/// The text of a `.minisig` file, understood.
-pub struct Signed {
-    id: KeyId,
-    signature: Signature,
-}
-
-impl Signed {
-    /// Reads the text. The error says what is wrong with it.
-    pub fn read(text: &str) -> Result<Self, String> {
-        let signature = Signature::decode(text).map_err(|e| e.to_string())?;
-        let id = text.lines().nth(1).and_then(key_id).ok_or("its second line is not base64")?;
-        Ok(Signed { id, signature })
-    }
-
-    /// Number of the key that made it.
-    pub fn id(&self) -> KeyId {
-        self.id
-    }
-
-    /// What the signer says of the file. To be believed only once [`verify`](Self::verify) is content.
-    pub fn comment(&self) -> &str {
-        self.signature.trusted_comment()
-    }
-
-    /// Checks the file's bytes and the comment. The error is the reason.
-    pub fn verify(&self, key: &TrustedKey, bytes: &[u8]) -> Result<(), String> {
-        // Signatures without the hash are minisign's form before 2021; they are as good.
-        key.key.verify(bytes, &self.signature, true).map_err(|e| e.to_string())
+        let unreadable = |path: PathBuf, why: String| TrustError::BadSignatureFile { path, why };
+        let files = signatures_of(path).map_err(|e| unreadable(signature_path(path), e.to_string()))?;
+        let (mut wrong, mut broken, mut strange) = (None, None, None);
+        for file in files {
+            let read = small_file(&file).map_err(|e| e.to_string()).and_then(|text| Signed::read(&text));
+            let signed = match read {
+                Ok(signed) => signed,
+                Err(why) => {
+                    broken.get_or_insert(unreadable(file, why));
+                    continue;
+                }
+            };
+            let key_id = signed.id().to_string();
+            let Some(key) = self.keys.iter().find(|k| k.id() == signed.id()) else {
+                strange.get_or_insert(SignatureRecord { key_id, verified: false, comment: None });
+                continue;
+            };
+            match signed.verify(key, bytes) {
+                Ok(()) => {
+                    let comment = Some(signed.comment().to_owned());
+                    return Ok(Some(SignatureRecord { key_id, verified: true, comment }));
+                }
+                Err(why) => {
+                    let (path, signature) = (path.to_owned(), file);
+                    wrong.get_or_insert(TrustError::BadSignature { path, signature, key: key_id, why });
+                }
+            }
+        }
+        match wrong.or(broken) {
+            Some(error) => Err(error),
+            None => Ok(strange),
+        }
     }
 }
 
@@ -218,6 +180,14 @@ pub struct TrustRecord {
     pub pinned: bool,
     /// The signature beside it, if there is one.
     pub signature: Option<SignatureRecord>,
+}
+
+impl TrustRecord {
+    /// The key of a verified signature, and what its comment claims in our fields.
+    fn claims(&self) -> Option<(&str, Claims<'_>)> {
+        let signature = self.signature.as_ref()?;
+        Some((&signature.key_id, Claims::of(signature.comment.as_deref()?)))
+    }
 }
 
 /// A signature that lay beside a component.
@@ -345,6 +315,23 @@ pub enum TrustError {
         /// The verifier's words.
         why: String,
     },
+    /// A trusted key's good signature, of something else.
+    #[error(
+        "{} has a good signature by trusted key {key}, which was made for \"{signed}\", and this is \"{is}\": another or an older \
+         plugin of the same signer may have been put in its place. Get the file that is meant; or, if this one is, give it the name \
+         that it was signed under, sign it again, or pin its sha256 (`ovhost plugin lock RECIPE`)",
+        .path.display()
+    )]
+    OtherPlugin {
+        /// The component.
+        path: PathBuf,
+        /// Number of the key.
+        key: String,
+        /// What the trusted comment says.
+        signed: String,
+        /// What is there.
+        is: String,
+    },
     /// A signature file that is none.
     #[error("{} is not a minisign signature: {why}", .path.display())]
     BadSignatureFile {
@@ -369,42 +356,21 @@ pub enum TrustError {
     NoKeys,
 }
 
-/// Where the signature of a component lies.
-pub fn signature_path(component: &Path) -> PathBuf {
-    let mut name = component.as_os_str().to_owned();
-    name.push(".minisig");
-    name.into()
-}
-
-/// 42 bytes in base64 that begin with "Ed".
-fn looks_like_key(text: &str) -> bool {
-    text.len() == 56 && text.starts_with("RW") && STANDARD.decode(text).is_ok()
-}
-
-/// The number of the key in a line of base64: bytes 2 to 9, the least first.
-fn key_id(line: &str) -> Option<KeyId> {
-    let bytes = STANDARD.decode(line.trim()).ok()?;
-    Some(KeyId(u64::from_le_bytes(bytes.get(2..10)?.try_into().ok()?)))
-}
-
-fn small_file(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(SMALL_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > SMALL_FILE {
-        return Err(std::io::Error::other(format!("it has more than {SMALL_FILE} bytes")));
+impl TrustError {
+    fn other_plugin(path: &Path, key: &str, (signed, is): (String, String)) -> Self {
+        TrustError::OtherPlugin { path: path.to_owned(), key: key.to_owned(), signed, is }
     }
-    Ok(text)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::signature::kept_signature_path;
 
     // Made with minisign 0.11 over the four bytes "test": `minisign -G -W`, `minisign -S -m test`.
-    const KEY: &str = "RWRrLeB/ydXD22A+VAWVpSKxuotKbeBWBWECXRz/CgKLYmCntLnA3GlO";
-    const ID: &str = "DBC3D5C97FE02D6B";
-    const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
+    pub(crate) const KEY: &str = "RWRrLeB/ydXD22A+VAWVpSKxuotKbeBWBWECXRz/CgKLYmCntLnA3GlO";
+    pub(crate) const ID: &str = "DBC3D5C97FE02D6B";
+    pub(crate) const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
          RURrLeB/ydXD27uSDy3ViAETpKGwg66HJgBslVOwuIQ1vUTUFhzvvH6fQlHQok60xaJ0wPM1hbqYJhjlN3ZcaZVPJ8ddIdgG4gQ=\n\
          trusted comment: timestamp:1795406304\tfile:test\thashed\n\
          96Vd0WAF5momFwM/pM/bO/9Rs29fPtfWlHwaUc+TBhtN/Q7uuBS1r7bb9L0VIXrIWK+oFpW6v+NSwgBWVl8mCA==\n";
@@ -487,16 +453,39 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_given_themselves_or_as_files() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("lab.pub"), format!("untrusted comment: minisign public key\n{KEY}\n")).unwrap();
-        std::fs::write(dir.path().join("bad.pub"), "nothing").unwrap();
-        assert_eq!(TrustedKey::read("lab.pub", dir.path()).unwrap().id().to_string(), ID);
-        assert_eq!(TrustedKey::read(KEY, dir.path()).unwrap().id().to_string(), ID);
-        let error = |text: &str| TrustedKey::read(text, dir.path()).unwrap_err().to_string();
-        assert!(error("bad.pub").contains("no line with a public key"));
-        assert!(error("no.pub").contains("nor a readable file"));
-        assert!(error(&KEY[..55]).contains("nor a readable file"));
+    fn of_several_signatures_a_good_one_counts() {
+        // Kept beside each other, whatever order their names have; anybody may name the lab's key.
+        let lab = Lab::new(None);
+        let keep = |text: &str| {
+            let path = lab.0.path().join("x.wasm");
+            let file = kept_signature_path(&path, &Signed::read(text).unwrap(), text);
+            std::fs::write(file, text).unwrap();
+        };
+        let forged = SIGNATURE.replace("file:test", "file:good");
+        keep(&forged);
+        let signed = policy(Trust::Signed, &[KEY]);
+        let error = lab.check(&signed, b"test", false).unwrap_err();
+        assert!(matches!(error, TrustError::BadSignature { .. }), "{error}");
+        keep(SIGNATURE);
+        assert!(lab.check(&signed, b"test", false).unwrap().signature.unwrap().verified);
+        std::fs::write(lab.0.path().join("x.wasm.minisig"), "hello").unwrap();
+        assert!(lab.check(&signed, b"test", false).unwrap().signature.unwrap().verified);
+        // Of another component.
+        std::fs::write(lab.0.path().join("y.wasm"), "test").unwrap();
+        let error = signed.check("y", &lab.0.path().join("y.wasm"), b"test", "abc", false).unwrap_err();
+        assert!(matches!(error, TrustError::NotSigned { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_no_signature() {
+        let lab = Lab::new(None);
+        let pipe = lab.0.path().join("x.wasm.minisig");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = lab.check(&policy(Trust::Signed, &[KEY]), b"test", false).unwrap_err().to_string();
+        assert!(
+            error.contains("x.wasm.minisig is not a minisign signature") && error.contains("no regular file"),
+            "{error}"
+        );
     }
 
     #[test]

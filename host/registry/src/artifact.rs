@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RegistryError, digest};
+use crate::{RegistryError, clean, digest, is_digest};
 
 /// Media type of the manifest.
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -137,19 +137,23 @@ impl Manifest {
             return Err(wrong("it is an index of several images; name one of them by its digest".into()));
         }
         let manifest: Manifest = serde_json::from_value(value)
-            .map_err(|e| wrong(format!("its manifest is not an OCI image manifest: {e}")))?;
+            .map_err(|e| wrong(format!("its manifest is not an OCI image manifest: {}", clean(&e.to_string()))))?;
         let mut wasm = manifest.layers.iter().filter(|l| [LAYER, OLD_LAYER].contains(&l.media_type.as_str()));
         match (wasm.next(), wasm.next()) {
+            (Some(layer), None) if !is_digest(&layer.digest) => Err(wrong(format!(
+                "the digest of its layer is \"{}\", not sha256: and 64 lower-case hexadecimal digits",
+                clean(&layer.digest)
+            ))),
             (Some(layer), None) => {
                 let layer = layer.clone();
                 Ok((manifest, layer))
             }
             (Some(_), Some(_)) => Err(wrong("it has several WebAssembly layers; one is wanted".into())),
             (None, _) => {
-                let seen: Vec<&str> = manifest.layers.iter().map(|l| l.media_type.as_str()).collect();
+                let seen: Vec<&str> = manifest.layers.iter().map(|l| l.media_type.as_str()).take(8).collect();
                 Err(wrong(format!(
                     "none of its layers is {LAYER}; it has {}. It may be a container image",
-                    if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
+                    if seen.is_empty() { "none".to_owned() } else { clean(&seen.join(", ")) }
                 )))
             }
         }
@@ -233,5 +237,28 @@ mod tests {
         assert!(error(&image).contains("application/vnd.oci.image.layer.v1.tar. It may be a container image"));
         assert!(error("[]").contains("not an OCI image manifest"));
         assert!(error("x").contains("not JSON"));
+        // Nothing of the registry's reaches the terminal but letters.
+        let painted = image.replace("vnd.oci", "\\u001b[2Jvnd\\u202e.oci");
+        let said = error(&painted);
+        assert!(said.contains("[2Jvnd.oci") && !said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+        let said = error(&format!(r#"{{"schemaVersion":"\\u001b[2J",{config}}}"#));
+        assert!(said.contains("not an OCI image manifest") && !said.contains('\u{1b}'), "{said:?}");
+    }
+
+    #[test]
+    fn a_digest_is_a_sha256_before_anything_is_asked_by_it() {
+        let read = |digest: &str| {
+            let layer = format!(r#"{{"mediaType":"application/wasm","digest":"{digest}","size":1}}"#);
+            let config = r#"{"mediaType":"c","digest":"sha256:0","size":1}"#;
+            let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#);
+            Manifest::read(text.as_bytes(), "r/x:1").map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(&format!("sha256:{}", "a".repeat(64))), Ok(()));
+        let (short, upper, long) = ("a".repeat(63), "A".repeat(64), "a".repeat(65));
+        for bad in ["", "../../tags/list?", "sha512:aa", &short, &upper, &long].map(|d| d.to_owned()) {
+            for bad in [bad.clone(), format!("sha256:{bad}")] {
+                assert!(read(&bad).unwrap_err().contains("not sha256: and 64"), "{bad}");
+            }
+        }
     }
 }

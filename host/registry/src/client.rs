@@ -18,7 +18,7 @@ use ureq::{Agent, Body};
 
 use crate::artifact::{Artifact, MANIFEST, Manifest, Pulled, SIGNATURE_ANNOTATION};
 use crate::auth::{Challenge, Credentials};
-use crate::{RegistryError, digest};
+use crate::{RegistryError, clean, digest, is_tag};
 
 /// Largest manifest, which is what registries themselves allow.
 const MANIFEST_BYTES: u64 = 4 << 20;
@@ -118,6 +118,11 @@ impl Client {
         let response = self.send("pull", "GET", &url, &[], Payload::None)?;
         let component = self.body(response, &url, "the component", &shown, layer.size)?;
         self.same("the component", &layer.digest, &digest(&component))?;
+        let got = component.len() as u64;
+        if got != layer.size {
+            let why = format!("its manifest says that the component has {} bytes, and it has {got}", layer.size);
+            return Err(RegistryError::Layout { reference: shown, why });
+        }
         let mut annotations = parsed.annotations;
         let signature = annotations.remove(SIGNATURE_ANNOTATION);
         Ok(Pulled { digest: found, manifest, component, annotations, signature })
@@ -134,14 +139,14 @@ impl Client {
         Ok(digest(&manifest))
     }
 
-    /// The repository's tags, as many as the registry tells at once.
+    /// The repository's tags, as many as the registry tells at once; what can be no tag is passed over.
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let url = self.url("tags/list");
         let response = self.send("pull", "GET", &url, &[], Payload::None)?;
         let text = self.body(response, &url, "the list of tags", &self.place.repository, ANSWER_BYTES)?;
         let value: Value = serde_json::from_slice(&text).unwrap_or_default();
         let tags = value.get("tags").and_then(Value::as_array).into_iter().flatten();
-        Ok(tags.filter_map(|t| Some(t.as_str()?.to_owned())).take(100).collect())
+        Ok(tags.filter_map(Value::as_str).filter(|t| is_tag(t)).map(str::to_owned).take(100).collect())
     }
 
     fn upload(&self, bytes: &[u8]) -> Result<(), RegistryError> {
@@ -368,7 +373,7 @@ fn message(response: Response<Body>) -> String {
         .filter_map(|e| e.get("message").and_then(Value::as_str).filter(|m| !m.is_empty()))
         .collect();
     let whole = if said.is_empty() { text.trim().to_owned() } else { said.join("; ") };
-    whole.chars().filter(|c| !c.is_control()).take(300).collect()
+    clean(&whole)
 }
 
 #[cfg(test)]

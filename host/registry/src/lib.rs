@@ -29,3 +29,23 @@ pub fn digest(bytes: &[u8]) -> String {
         out
     })
 }
+
+/// Whether a text is `sha256:` and 64 lower-case hexadecimal digits.
+pub(crate) fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// Whether a registry may have a tag of that name.
+pub(crate) fn is_tag(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && !text.starts_with(['.', '-'])
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A registry's words as an error shows them: at most 300 characters, none that moves a terminal's cursor or turns the text
+/// around it.
+pub(crate) fn clean(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !c.is_control() && !turns(*c)).take(300).collect()
+}

@@ -76,6 +76,53 @@ fn a_tag_that_is_not_there_shows_those_that_are() {
     assert!(text.contains("lab/x has no 1.0.0; its tags: 1.2.0"), "{text}");
 }
 
+/// Puts another manifest under the tag "1", made from that of a good push.
+fn with_manifest(change: impl Fn(&str) -> String) -> (Registry, RegistryError) {
+    let registry = Registry::start(Door::Open);
+    let client = client(&registry, Credentials::Anonymous);
+    client.push("1", &artifact()).unwrap();
+    {
+        let mut store = registry.store.lock().unwrap();
+        let (_, manifest) = store.manifests.get_mut("lab/x:1").unwrap();
+        *manifest = change(std::str::from_utf8(manifest).unwrap()).into_bytes();
+        store.seen.clear();
+    }
+    let error = client.pull("1").unwrap_err();
+    (registry, error)
+}
+
+#[test]
+fn a_manifest_that_lies_of_its_layer_is_refused() {
+    let size = artifact().component.len();
+    let (_registry, error) =
+        with_manifest(|m| m.replace(&format!("\"size\":{size}"), &format!("\"size\":{}", size + 1)));
+    let text = error.to_string();
+    assert!(text.contains(&format!("the component has {} bytes, and it has {size}", size + 1)), "{text}");
+
+    // A digest that is none names no blob: nothing is asked for by it.
+    let (registry, error) = with_manifest(|m| m.replace(&digest(&artifact().component), "../../../v2/other/x"));
+    assert!(error.to_string().contains("not sha256: and 64"), "{error}");
+    let seen = registry.store.lock().unwrap().seen.clone();
+    assert!(seen.iter().all(|path| path.contains("/manifests/")) && seen.len() == 1, "{seen:?}");
+}
+
+#[test]
+fn only_tags_are_shown_as_tags() {
+    let registry = Registry::start(Door::Open);
+    let client = client(&registry, Credentials::Anonymous);
+    client.push("1.2.0", &artifact()).unwrap();
+    let painted = "lab/x:2\u{1b}[2J\u{202e}";
+    {
+        let mut store = registry.store.lock().unwrap();
+        let good = store.manifests["lab/x:1.2.0"].clone();
+        store.manifests.insert(painted.to_owned(), good.clone());
+        store.manifests.insert("lab/x:-x".to_owned(), good);
+    }
+    assert_eq!(client.tags().unwrap(), ["1.2.0"]);
+    let text = client.pull("3").unwrap_err().to_string();
+    assert!(text.ends_with("its tags: 1.2.0"), "{text:?}");
+}
+
 #[test]
 fn bytes_that_differ_from_their_digest_are_refused() {
     let registry = Registry::start(Door::Open);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use ovhost_plugin::{Entry, Inspection, Kind, PluginSpec, Signed, signature_path};
+use ovhost_plugin::{Entry, Inspection, Kind, PluginSpec, Signed, plain, signatures_of, small_file};
 use serde_json::{Value, json};
 
 use crate::commands::program;
@@ -69,40 +69,40 @@ pub fn run(args: Args) -> Result<ExitCode> {
             Some(host.load(&spec)?.info().resolved_config.clone())
         }
     };
-    let signature = signature(&located.path)?;
+    let signatures = signatures(&located.path)?;
     if args.json {
         let mut out = serde_json::to_value(&seen)?;
-        out["signature"] = signature.as_ref().map_or(Value::Null, |(key, comment)| {
-            // Whether it holds is for `verify`, which has the keys.
-            json!({ "key_id": key, "comment": comment, "verified": false })
-        });
+        // Whether one holds is for `verify`, which has the keys.
+        let shown = |(key, comment): &(String, String)| json!({ "key_id": key, "comment": comment, "verified": false });
+        out["signature"] = signatures.first().map_or(Value::Null, shown);
+        if signatures.len() > 1 {
+            out["signatures"] = signatures.iter().map(shown).collect();
+        }
         if let Some(resolved) = resolved {
             out["resolved_config"] = resolved;
         }
         println!("{}", serde_json::to_string_pretty(&out)?);
         return Ok(ExitCode::SUCCESS);
     }
-    print!("{}", text(&seen, signature.as_ref()));
+    print!("{}", text(&seen, &signatures));
     if let Some(resolved) = resolved {
         println!("\nresolved configuration\n{}", serde_json::to_string_pretty(&resolved)?);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Key and untrusted comment of the signature beside the component, if there is one.
-fn signature(component: &std::path::Path) -> Result<Option<(String, String)>> {
-    let path = signature_path(component);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let signed = Signed::read(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
-            Ok(Some((signed.id().to_string(), signed.comment().to_owned())))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("reading the signature {}", path.display())),
-    }
+/// Keys and untrusted comments of the signatures beside the component.
+fn signatures(component: &std::path::Path) -> Result<Vec<(String, String)>> {
+    let files = signatures_of(component).with_context(|| format!("looking beside {}", component.display()))?;
+    let read = |path: &std::path::PathBuf| {
+        let text = small_file(path).with_context(|| format!("reading the signature {}", path.display()))?;
+        let signed = Signed::read(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+        Ok((signed.id().to_string(), plain(signed.comment(), 1000)))
+    };
+    files.iter().map(read).collect()
 }
 
-fn text(seen: &Inspection, signature: Option<&(String, String)>) -> String {
+fn text(seen: &Inspection, signatures: &[(String, String)]) -> String {
     let about = &seen.description;
     let mut out = format!("{}\n", seen.path.display());
     let mut line = |name: &str, value: &str| out.push_str(&format!("  {name:<9} {value}\n"));
@@ -116,13 +116,12 @@ fn text(seen: &Inspection, signature: Option<&(String, String)>) -> String {
     line("bytes", &seen.bytes.to_string());
     line("imports", &none(&seen.imports));
     line("exports", &none(&seen.exports));
-    line(
-        "signature",
-        &match signature {
-            Some((key, comment)) => format!("by key {key}, {comment:?}; {} verify checks it", program()),
-            None => "none".to_owned(),
-        },
-    );
+    if signatures.is_empty() {
+        line("signature", "none");
+    }
+    for (key, comment) in signatures {
+        line("signature", &format!("by key {key}, {comment:?}; {} verify checks it", program()));
+    }
     for entry in &about.entries {
         out.push_str(&entry_text(seen.kind, entry));
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use ovhost_plugin::{OciReference, OciStore, Signed, TrustedKey, signature_path};
 use ovhost_registry::{Client, Credentials, Options, Place};
 
-use super::verify::check;
+use super::verify::{another, check, claims_fit};
 use crate::{files, places};
 
 /// Arguments of `ovhost plugin pull`.
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         (_, true) => None,
         (None, false) => bail!("{reference} has no signature; it was not stored"),
         (Some(text), false) => match check(&pulled.component, text, &keys) {
-            Ok(signed) => Some(signed.id()),
+            Ok(signed) => Some(signed),
             Err(why) => bail!("{reference}: {why}; it was not stored"),
         },
     };
@@ -62,6 +62,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     files::write(&trial, &pulled.component)?;
     let seen = places::host()?.inspect(&trial, None).with_context(|| format!("{reference} was not stored"))?;
 
+    if let Some(signed) = &verified {
+        claims_fit(signed, &seen).or_else(|is| bail!("{reference}: {}; it was not stored", another(signed, &is)))?;
+    }
     let stored = store.put(&reference, &pulled.manifest, &pulled.component, signature)?;
     if let Some(out) = &args.out {
         files::write(out, &pulled.component)?;

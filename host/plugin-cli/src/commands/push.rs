@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use ovhost_plugin::{OciReference, Signed, signature_path};
+use ovhost_plugin::{OciReference, Signed, read_component, signature_path, small_file};
 use ovhost_registry::{Artifact, digest};
 
 use super::pull::client;
@@ -34,10 +34,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let reference = OciReference::parse(&args.reference)?;
     ensure!(reference.digest.is_none(), "{reference}: a push names a tag; its digest follows from the component");
     let seen = places::host()?.inspect(&args.file, None)?;
-    let component = std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let component = read_component(&args.file)?;
     ensure!(digest(&component) == format!("sha256:{}", seen.sha256), "{} is being changed", args.file.display());
     let path = signature_path(&args.file);
-    let signature = match std::fs::read_to_string(&path) {
+    let signature = match small_file(&path) {
         Ok(text) => {
             Signed::read(&text).map_err(|why| anyhow::anyhow!("{} is no signature: {why}", path.display()))?;
             Some(text)

@@ -1,5 +1,6 @@
 //! Filters that break every rule: each ends in its own error text, and the host and later batches live on.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ovhost_plugin::{
@@ -166,8 +167,43 @@ fn an_error_line_of_an_earlier_call_does_not_explain_a_trap() {
 #[test]
 fn log_lines_of_many_fields_are_cut() {
     let mut filter = load(guest("misbehave"), "log_fields").filter().unwrap();
-    let out = filter.process(&ctx(), &texts(&["a"])).unwrap();
+    let lines = Lines::default();
+    let out = tracing::subscriber::with_default(lines.clone(), || filter.process(&ctx(), &texts(&["a"]))).unwrap();
     assert_eq!(out.keep, [true]);
+    let lines = lines.0.lock().unwrap();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(line.matches('=').count(), 32, "{line}");
+    assert!(line.len() <= 4 << 10, "{}", line.len());
+}
+
+/// What plugins log on this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "plugin"
+    }
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().unwrap().push(message.0);
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::Id {
+        tracing::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::Id, _: &tracing::Id) {}
+    fn enter(&self, _: &tracing::Id) {}
+    fn exit(&self, _: &tracing::Id) {}
 }
 
 #[test]

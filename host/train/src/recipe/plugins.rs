@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PluginUse {
-    /// The component. A path: as given, beside the recipe, in $OVHOST_PLUGIN_PATH, or a first-party one
+    /// The component. A path: beside the recipe, else as given, in $OVHOST_PLUGIN_PATH, or a first-party one
     /// ("packers/padding_free.wasm"). A package, "ns:name@1.2", out of $OVHOST_PACKAGES. A pulled artifact,
     /// "oci://registry/repository:tag"; a run never downloads.
     pub plugin: String,
@@ -147,7 +147,7 @@ pub struct PluginSet {
     #[serde(default)]
     pub trust: Trust,
     /// Public keys (minisign's): "RW..." itself, or a file relative to the recipe. A signature by one of them must be good,
-    /// whatever `trust` asks for.
+    /// whatever `trust` asks for; plugins without one are refused only where `trust` is "signed".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_keys: Vec<String>,
     /// Keep or drop samples, in this order.

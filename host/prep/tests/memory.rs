@@ -68,12 +68,9 @@ impl PackStage for Every {
         }
         Ok(packing)
     }
-    fn flush(&mut self) -> Result<Packing, DataError> {
-        let mut packing = Packing::default();
-        if !self.open.is_empty() {
-            packing.bins.push(&self.open);
-        }
-        Ok(packing)
+    fn flush(&mut self) -> Result<Option<Packing>, DataError> {
+        let bin = std::mem::take(&mut self.open);
+        Ok((!bin.is_empty()).then(|| Packing { bins: [bin].iter().collect(), dropped: Vec::new() }))
     }
     fn save(&mut self) -> Result<Vec<u8>, DataError> {
         Ok(Vec::new())

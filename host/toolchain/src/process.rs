@@ -182,10 +182,16 @@ mod tests {
         let pid = home.path().join("pid");
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 60 & echo $! > \"$0\"; wait"]).arg(&pid);
-        run_quietly(&mut command, "a test", Some(Duration::from_millis(500))).unwrap_err();
+        run_quietly(&mut command, "a test", Some(Duration::from_secs(2))).unwrap_err();
         let pid = std::fs::read_to_string(pid).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z "), "it still runs: {stat}");
+        // It has its signal, and takes a moment to be gone.
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let gone = || stat().is_empty() || stat().contains(") Z ");
+        let start = Instant::now();
+        while !gone() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(gone(), "it still runs: {}", stat());
     }
 
     #[test]

@@ -101,9 +101,9 @@ impl Held {
         let Some(Ids::From(first)) = self.ids.first() else {
             return ids.extend(numbers.iter().map(|number| self.id(*number as usize)));
         };
-        let pieces = self.ids.iter().zip((0..).step_by(PIECE));
+        let mut pieces = self.ids.iter().zip((0..).step_by(PIECE));
         let follows = |(piece, at): (&Ids, u64)| matches!(piece, Ids::From(id) if *id == first.wrapping_add(at));
-        if pieces.map(follows).all(|follows| follows) {
+        if pieces.all(follows) {
             ids.extend(numbers.iter().map(|number| first.wrapping_add(u64::from(*number))));
         } else {
             ids.extend(numbers.iter().map(|number| self.id(*number as usize)));

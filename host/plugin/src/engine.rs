@@ -17,6 +17,7 @@ use crate::error::PluginError;
 use crate::limits::Limits;
 use crate::log::StoreData;
 use crate::patience::{GaveUp, Patience};
+use crate::scan;
 
 /// How a [`Host`] is made.
 #[derive(Debug, Clone, Default)]
@@ -155,6 +156,7 @@ impl Host {
         let (component, how) = match self.inner.cache.get(&runtime.engine, &runtime.hash, sha256) {
             Some(component) => (component, Compiled::Before),
             None => {
+                scan::measure(path, bytes)?;
                 let start = Instant::now();
                 let (engine, binary) = (runtime.engine.clone(), bytes.to_vec());
                 let say = || {

@@ -72,10 +72,7 @@ pub struct Surface {
 /// Reads the outermost imports and exports.
 pub(crate) fn scan(path: &Path, bytes: &[u8]) -> Result<Surface, PluginError> {
     header(bytes).map_err(|why| PluginError::NotAComponent { path: path.to_owned(), why })?;
-    let (imports, exports) = names(bytes).map_err(|refusal| match refusal {
-        Refused::Form(why) => PluginError::Invalid { path: path.to_owned(), why },
-        Refused::Work(why) => PluginError::TooMuchCode { path: path.to_owned(), why },
-    })?;
+    let (imports, exports) = names(bytes).map_err(|why| PluginError::Invalid { path: path.to_owned(), why })?;
     let refused: Vec<String> = imports.iter().filter_map(|name| refuse_import(name)).collect();
     if !refused.is_empty() {
         return Err(PluginError::Imports { path: path.to_owned(), imports: refused });
@@ -111,37 +108,39 @@ fn header(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Why nothing further should look at a component.
-enum Refused {
-    /// It cannot be decoded, or only by a decoder that calls itself too often.
-    Form(String),
-    /// What of it would take too long to compile.
-    Work(String),
+/// Counts what compiling a component would have to do, of one that passed [`scan`]. It reads every instruction, so it is for
+/// what is about to be compiled, not for what is compiled already. Error: that is more than any plugin needs.
+pub(crate) fn measure(path: &Path, bytes: &[u8]) -> Result<(), PluginError> {
+    let invalid = |e: wasmparser::BinaryReaderError| PluginError::Invalid { path: path.to_owned(), why: e.to_string() };
+    let mut work = Work::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        work.payload(&payload.map_err(invalid)?).map_err(|refusal| match refusal {
+            work::Refusal::Malformed(error) => invalid(error),
+            work::Refusal::TooMuch(why) => PluginError::TooMuchCode { path: path.to_owned(), why },
+        })?;
+    }
+    Ok(())
 }
 
-/// Names of the outermost imports, and of the outermost exports. What is between them is counted.
-fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
-    let words = |e: wasmparser::BinaryReaderError| Refused::Form(e.to_string());
-    let mut work = Work::default();
+/// Names of the outermost imports, and of the outermost exports. The error says why nothing further should look at the
+/// component: it cannot be decoded, or only by a decoder that calls itself too often.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
+    let words = |e: wasmparser::BinaryReaderError| e.to_string();
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(words)?;
-        work.payload(&payload).map_err(|refusal| match refusal {
-            work::Refusal::Malformed(error) => words(error),
-            work::Refusal::TooMuch(why) => Refused::Work(why),
-        })?;
         match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 if depth > nesting::DEPTH {
-                    return Err(Refused::Form(format!("its components are nested more than {} deep", nesting::DEPTH)));
+                    return Err(format!("its components are nested more than {} deep", nesting::DEPTH));
                 }
             }
             Payload::ComponentTypeSection(section) => {
                 let range = section.range();
                 let section = bytes.get(range.clone()).unwrap_or_default();
-                nesting::check_types(section, range.start).map_err(Refused::Form)?;
+                nesting::check_types(section, range.start)?;
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {

@@ -108,13 +108,22 @@ fn folded(text: &str) -> impl Iterator<Item = char> {
 
 /// Whether `text` starts with one of `prefixes`, which are folded; signs may come before. Looks no further than they are long.
 fn starts_with_any(text: &str, prefixes: &[String]) -> bool {
-    let starts = |text: &str, prefix: &String| {
-        let mut folded = folded(text);
-        prefix.chars().all(|want| folded.next() == Some(want))
+    let starts = |text: &str| {
+        // Most texts begin like no prefix, and with a letter that is folded at once.
+        let first = match text.as_bytes().first() {
+            Some(byte) if byte.is_ascii_alphabetic() => Some(char::from(byte.to_ascii_lowercase())),
+            _ => folded(text).next(),
+        };
+        first.is_some_and(|first| {
+            prefixes.iter().filter(|prefix| prefix.starts_with(first)).any(|prefix| {
+                let mut folded = folded(text);
+                prefix.chars().all(|want| folded.next() == Some(want))
+            })
+        })
     };
     // A prefix may itself begin with a sign.
-    let behind = text.find(char::is_alphanumeric).map_or("", |at| &text[at..]);
-    prefixes.iter().any(|prefix| starts(text, prefix) || starts(behind, prefix))
+    let behind = text.find(char::is_alphanumeric).unwrap_or(text.len());
+    starts(text) || behind > 0 && starts(&text[behind..])
 }
 
 /// Whether some word comes `times` times or more in a row.

@@ -2,7 +2,7 @@
 //!
 //! All phrases are looked for at once (Aho and Corasick 1975), so the cost does not grow with the lists.
 
-use aho_corasick::automaton::Automaton;
+use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::{Anchored, dfa::DFA, nfa::contiguous::NFA};
 use ovhost_sdk::prelude::*;
 use ovhost_sdk::text::{is_cjk, is_unspaced};
@@ -132,28 +132,47 @@ fn first_list(
     text: &str,
     starts: &mut Starts,
 ) -> Option<usize> {
-    let mut best: Option<usize> = None;
+    let mut found = Found { checks, idioms, text, starts, best: None };
     // An automaton that may start anywhere has this state, whatever the text.
     let mut state = machine.start_state(Anchored::No).ok()?;
     for (i, &byte) in text.as_bytes().iter().enumerate() {
         state = machine.next_state(Anchored::No, state, byte);
-        if !machine.is_special(state) || !machine.is_match(state) {
-            continue;
-        }
-        for n in 0..machine.match_len(state) {
-            let pattern = machine.match_pattern(state, n);
-            let check = &checks[pattern.as_usize()];
-            let (start, end) = (i + 1 - machine.pattern_len(pattern), i + 1);
-            let wanted = best.is_none_or(|best| check.list < best) && check.passes(text, start, end, starts);
-            if wanted && !(check.head && idioms.open(&text[end..])) {
-                if check.list == 0 {
-                    return Some(0);
-                }
-                best = Some(check.list);
-            }
+        if machine.is_special(state) && machine.is_match(state) && found.end(machine, state, i + 1) {
+            break;
         }
     }
-    best
+    found.best
+}
+
+/// What was found in a text so far.
+struct Found<'a> {
+    checks: &'a [Check],
+    idioms: &'a Idioms,
+    text: &'a str,
+    starts: &'a mut Starts,
+    /// The first of the lists that have a phrase in the text.
+    best: Option<usize>,
+}
+
+impl Found<'_> {
+    /// Looks at the matches that end before byte `end`. Whether the first of all lists has one. They are rare: this stays out
+    /// of the loop over the text's bytes.
+    #[cold]
+    #[inline(never)]
+    fn end<A: Automaton>(&mut self, machine: &A, state: StateID, end: usize) -> bool {
+        for n in 0..machine.match_len(state) {
+            let pattern = machine.match_pattern(state, n);
+            let check = &self.checks[pattern.as_usize()];
+            let start = end - machine.pattern_len(pattern);
+            if self.best.is_none_or(|best| check.list < best)
+                && check.passes(self.text, start, end, self.starts)
+                && !(check.head && self.idioms.open(&self.text[end..]))
+            {
+                self.best = Some(check.list);
+            }
+        }
+        self.best == Some(0)
+    }
 }
 
 impl Check {

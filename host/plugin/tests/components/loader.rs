@@ -128,6 +128,14 @@ fn random_bytes_and_mutants_of_the_corpus() {
 }
 
 #[test]
+fn code_that_would_take_minutes_to_compile_is_refused() {
+    let group = "(block (br_if 0 (local.get 0)) (local.set 1 (local.get 0)))".repeat(9_000);
+    let mut forged = Forged::new();
+    forged.fields = format!("(func (local {}) (loop {group} (br 0)))", "i32 ".repeat(5_000));
+    assert_says(&load_bytes(&forged.build()).unwrap_err(), &["would take too long to compile", "5000 locals"]);
+}
+
+#[test]
 fn types_nested_without_end_are_refused() {
     // Each level is three bytes: a component type (0x41) of one declaration (0x01), which is a type (0x01).
     let depth = 200_000;
